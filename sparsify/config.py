@@ -1,0 +1,108 @@
+"""What a user asks for: how much may stay, and exceptions for some layers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import ConfigError
+from .match import Pattern
+
+__all__ = ["Budget", "Rule", "as_budget"]
+
+
+def _check_share(name: str, value: float) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not 0 < value <= 1:
+        raise ConfigError(
+            f"{name} must be a share above 0 and at most 1 of what the replaced dense layers had "
+            f"(0.1 keeps a tenth); got {value!r}."
+        )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of the replaced dense layers may stay; never exceeded.
+
+    Args:
+        parameters: share of their parameters, in (0, 1].
+        flops: share of their FLOPs, in (0, 1]; equal to the share of parameters for Linear layers,
+            another one for convolutions with a stride, which then need example inputs.
+
+    Raises:
+        ConfigError: a share is out of range, or neither is given.
+
+    Example:
+        >>> Budget(parameters=0.1)
+        Budget(parameters=0.1, flops=None)
+    """
+
+    parameters: float | None = None
+    flops: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.parameters is None and self.flops is None:
+            raise ConfigError("A Budget needs parameters= or flops= (a share in (0, 1]); got none.")
+        for name in ("parameters", "flops"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_share(f"budget {name}", value)
+
+    def to_json(self) -> dict[str, float | None]:
+        """As plain data."""
+        return {"parameters": self.parameters, "flops": self.flops}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An exception for the layers that a pattern takes; the first rule that takes a layer wins.
+
+    Args:
+        pattern: which layers (see `sparsify.match`): a glob, "re:" and an expression, a class or a
+            predicate of (name, module).
+        topology: a family by name; None leaves the choice to the planner.
+        budget: their own share, as in `Budget` (a float is a share of the parameters); None keeps
+            the global one.
+        options: options of the family, e.g. {"blocks": 8}; sizes instead of a budget.
+        keep: leave these layers dense.
+
+    Raises:
+        ConfigError: options without a topology, or keep together with anything else.
+
+    Example:
+        >>> Rule("encoder.*.fc1", topology="monarch", budget=0.05).topology
+        'monarch'
+    """
+
+    pattern: Pattern
+    topology: str | None = None
+    budget: float | Budget | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that the fields agree."""
+        if self.budget is not None:
+            as_budget(self.budget)
+        if self.options and self.topology is None:
+            raise ConfigError(f"A Rule with options needs a topology; got options={self.options}.")
+        if self.keep and (self.topology or self.budget is not None):
+            raise ConfigError("A Rule that keeps layers dense takes no topology and no budget.")
+
+
+def as_budget(value: float | Budget) -> Budget:
+    """A float is a share of the parameters.
+
+    Raises:
+        ConfigError: neither a number in (0, 1] nor a Budget.
+
+    Example:
+        >>> as_budget(0.25)
+        Budget(parameters=0.25, flops=None)
+    """
+    if isinstance(value, Budget):
+        return value
+    _check_share("budget", value)
+    return Budget(parameters=float(value))

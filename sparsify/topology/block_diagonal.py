@@ -1,0 +1,50 @@
+"""One stage of independent blocks: the sparsest full-rank fabric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..fabric import Branch, Stage
+from .base import Topology, block_counts, check_range
+
+__all__ = ["BlockDiagonal"]
+
+
+@dataclass(frozen=True)
+class BlockDiagonal(Topology):
+    """One block-diagonal stage; `strided` blocks take every blocks-th feature.
+
+    Two stacked layers of the same kind never mix their blocks; a contiguous one followed by a
+    strided one does, as one stage of a butterfly follows another. Parameters kept: 1 / blocks.
+
+    Args:
+        blocks: number of blocks, 1 to min(in_features, out_features).
+        strided: whether the features of a block lie `blocks` apart instead of side by side.
+
+    Example:
+        >>> BlockDiagonal(blocks=4).build(16, 8).parameters
+        32
+    """
+
+    name: ClassVar[str] = "block_diagonal"
+    blocks: int
+    strided: bool = False
+
+    def branches(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
+        """One stage; uneven widths wrap and fold."""
+        highest = min(in_features, out_features)
+        blocks = check_range(self.name, "blocks", self.blocks, highest)
+        outputs, inputs = math.ceil(out_features / blocks), math.ceil(in_features / blocks)
+        if self.strided:
+            return ((Stage(1, outputs, inputs, blocks),),)
+        return ((Stage(blocks, outputs, inputs, 1),),)
+
+    @classmethod
+    def candidates(cls, in_features: int, out_features: int) -> Iterator[Topology]:
+        """Every number of blocks that cuts the narrower width well."""
+        narrow = min(in_features, out_features)
+        counts = {*block_counts(narrow), *block_counts(math.gcd(in_features, out_features))}
+        yield from (cls(blocks) for blocks in sorted(counts))

@@ -1,0 +1,99 @@
+"""Digit by digit: each stage mixes one digit of the feature index."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..errors import ConfigError
+from ..fabric import Branch, Stage
+from .base import Topology, block_counts, check_range
+
+__all__ = ["Butterfly"]
+
+
+@dataclass(frozen=True)
+class Butterfly(Topology):
+    """A butterfly of mixed radices: one stage per digit, one path between any input and output.
+
+    The radices multiply to the narrower width. A wider input is contracted by the first stage, a
+    wider output expanded by the last, so that no stage is wider than it must be.
+    Parameters kept for a square n: n times the sum of the radices.
+
+    Args:
+        radices: radix of each stage, first applied first; each 2 or more.
+        radix: one radix for all stages instead; the last one is smaller where it does not divide.
+
+    Example:
+        >>> Butterfly(radices=(4, 4)).build(16, 16).parameters
+        128
+        >>> Butterfly(radix=2).build(16, 16).parameters
+        128
+
+    Reference:
+        ClosNets, arXiv 1802.03885; Dao et al. 2019 (butterfly factorisations).
+    """
+
+    name: ClassVar[str] = "butterfly"
+    radices: Sequence[int] | None = None
+    radix: int | None = None
+
+    def __post_init__(self) -> None:
+        """Make the radices hashable."""
+        if self.radices is not None:
+            object.__setattr__(self, "radices", tuple(self.radices))
+
+    def branches(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
+        """One stage per radix, from the least significant digit up."""
+        radices = self._radices(min(in_features, out_features))
+        inputs, outputs = list(radices), list(radices)
+        if in_features > out_features:
+            inputs[0] = math.ceil(in_features / math.prod(radices[1:]))
+        if out_features > in_features:
+            outputs[-1] = math.ceil(out_features / math.prod(radices[:-1]))
+        stages = []
+        for position, (c, b) in enumerate(zip(inputs, outputs, strict=True)):
+            to_do, done = math.prod(inputs[position + 1 :]), math.prod(outputs[:position])
+            stages.append(Stage(to_do, b, c, done))
+        return (tuple(stages),)
+
+    def _radices(self, width: int) -> tuple[int, ...]:
+        if (self.radices is None) == (self.radix is None):
+            raise ConfigError("butterfly needs exactly one of radices= and radix=.")
+        if self.radices is None:
+            return self._equal_radices(width)
+        radices = tuple(self.radices)
+        for radix in radices:
+            check_range(self.name, "each of radices", radix, max(width, 2), lowest=min(width, 2))
+        if not radices or not width <= math.prod(radices) < 2 * width:
+            raise ConfigError(
+                f"butterfly: the radices must multiply to {width} (the narrower width), at most "
+                f"{2 * width - 1}; {radices} multiply to {math.prod(radices)}."
+            )
+        return radices
+
+    def _equal_radices(self, width: int) -> tuple[int, ...]:
+        radix = check_range(self.name, "radix", self.radix, max(width, 2), lowest=2)
+        radices: list[int] = []
+        while (product := math.prod(radices)) < width:
+            radices.append(min(radix, math.ceil(width / product)))
+        return tuple(radices) or (1,)
+
+    @classmethod
+    def candidates(cls, in_features: int, out_features: int) -> Iterator[Topology]:
+        """Equal radices that are powers of two, and every good split into two or three."""
+        width = min(in_features, out_features)
+        for exponent in range(1, 7):
+            if 2**exponent <= width:
+                yield cls(radix=2**exponent)
+        for first in block_counts(width):
+            rest = math.ceil(width / first)
+            if first < 2 or rest < 2:
+                continue
+            yield cls(radices=(first, rest))
+            for second in block_counts(rest):
+                third = math.ceil(rest / second)
+                if second >= 2 and third >= 2 and first * second * third < 2 * width:
+                    yield cls(radices=(first, second, third))
