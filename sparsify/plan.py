@@ -1,0 +1,313 @@
+"""Plans: every dense site of a model with a decision and a reason, as plain data.
+
+A plan prints as a table, travels as JSON, and is the recipe that `sparsify(model, plan=plan)`
+follows to the letter.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from .config import Budget
+from .errors import ConfigError, nearest
+from .fabric import Fabric
+
+__all__ = ["Plan", "Site"]
+
+SCHEMA = 1
+Decision = Literal["replace", "keep"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One dense operation of a model that could become a fabric.
+
+    Args:
+        name: dotted path of the module that owns the weight ("" for the model itself), with the
+            parameter's name behind it where the owner is no layer we know.
+        kind: "linear", "conv1d", "conv2d", "conv3d", or what else it is.
+        in_features: inputs (channels of a convolution, all groups).
+        out_features: outputs.
+        kernel: spatial taps of a convolution.
+        groups: groups of a convolution.
+        calls: how often one run of the model uses it; 0 where it was not used.
+        rows: input vectors per call (positions of the output, for a convolution); None if unknown.
+        in_rows: positions of the input of a convolution with a stride; None where equal to rows.
+        decision: "replace" or "keep".
+        reason: why, in a few words.
+        fabric: the fabric it becomes, None where it is kept.
+        paths: every path of the module, where there are several.
+
+    Example:
+        >>> Site("fc1", "linear", 784, 256, rows=2).dense_parameters
+        200704
+    """
+
+    name: str
+    kind: str
+    in_features: int
+    out_features: int
+    kernel: tuple[int, ...] = ()
+    groups: int = 1
+    calls: int = 1
+    rows: int | None = None
+    in_rows: int | None = None
+    decision: Decision = "replace"
+    reason: str = ""
+    fabric: Fabric | None = None
+    paths: tuple[str, ...] = ()
+
+    @property
+    def dense_parameters(self) -> int:
+        """Weights of the dense operation, bias not counted."""
+        return self.in_features * self.out_features * math.prod(self.kernel) // self.groups
+
+    @property
+    def parameters(self) -> int:
+        """Weights after the decision."""
+        return self.fabric.parameters if self.fabric is not None else self.dense_parameters
+
+    @property
+    def dense_flops(self) -> int:
+        """FLOPs of the dense operation in one run of the model, one row where rows are unknown."""
+        return 2 * self.dense_parameters * (self.rows or 1) * self.calls
+
+    @property
+    def flops(self) -> int:
+        """FLOPs in one run after the decision."""
+        return self.flops_of(self.fabric) if self.fabric is not None else self.dense_flops
+
+    def flops_of(self, fabric: Fabric) -> int:
+        """FLOPs in one run with a certain fabric: stages before a stride run on the larger image."""
+        rows = self.rows or 1
+        total = 0
+        for branch in fabric.branches:
+            position = rows if self.in_rows is None else self.in_rows
+            for step in branch:
+                if getattr(step, "kernel", ()):
+                    position = rows
+                total += 2 * step.parameters * position
+        return total * self.calls
+
+    def kept(self, reason: str) -> Site:
+        """The same site, to stay dense for this reason."""
+        return replace(self, decision="keep", reason=reason, fabric=None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sites of a model in the order of its graph, each with a decision and a reason.
+
+    Args:
+        sites: the sites.
+        budget: what the plan was made for.
+
+    Example:
+        >>> plan = Plan((Site("fc1", "linear", 784, 256),), Budget(parameters=0.1))
+        >>> Plan.from_json(plan.to_json()) == plan
+        True
+    """
+
+    sites: tuple[Site, ...]
+    budget: Budget = field(default_factory=lambda: Budget(parameters=0.1))
+
+    @property
+    def replaced(self) -> tuple[Site, ...]:
+        """The sites that become fabrics."""
+        return tuple(site for site in self.sites if site.decision == "replace")
+
+    @property
+    def density(self) -> float:
+        """Parameters kept over dense parameters, of the replaced sites; 1.0 where there are none."""
+        dense = sum(site.dense_parameters for site in self.replaced)
+        return sum(site.parameters for site in self.replaced) / dense if dense else 1.0
+
+    @property
+    def flop_share(self) -> float:
+        """Share of the model's weight FLOPs that the replaced sites had, in [0, 1].
+
+        Weight FLOPs are those of matrix products and convolutions with a parameter as an operand.
+        """
+        total = sum(site.dense_flops for site in self.sites)
+        return sum(site.dense_flops for site in self.replaced) / total if total else 0.0
+
+    def edit(self, name: str, *, fabric: Fabric | None, reason: str = "edited") -> Plan:
+        """The plan with another decision for one site.
+
+        Args:
+            name: the site's name.
+            fabric: what it becomes; None keeps it dense.
+            reason: why.
+
+        Raises:
+            ConfigError: no site of that name, or a fabric of other sizes.
+
+        Example:
+            >>> plan = Plan((Site("fc1", "linear", 784, 256),))
+            >>> plan.edit("fc1", fabric=None).sites[0].decision
+            'keep'
+        """
+        names = [site.name for site in self.sites]
+        if name not in names:
+            raise ConfigError(f"The plan has no site {name!r}.{nearest(name, names)}")
+        site = self.sites[names.index(name)]
+        if fabric is None:
+            edited = site.kept(reason)
+        elif (fabric.in_features, fabric.out_features, fabric.kernel) != (
+            site.in_features,
+            site.out_features,
+            site.kernel if math.prod(site.kernel) > 1 else (),
+        ):
+            raise ConfigError(
+                f"{name} is {site.in_features} -> {site.out_features} with kernel {site.kernel}; "
+                f"got a fabric {fabric.in_features} -> {fabric.out_features} with {fabric.kernel}."
+            )
+        else:
+            edited = replace(site, decision="replace", reason=reason, fabric=fabric)
+        return replace(self, sites=tuple(edited if s.name == name else s for s in self.sites))
+
+    def diff(self, other: Plan) -> str:
+        """What another plan decides differently, one line per site; empty where nothing.
+
+        Example:
+            >>> plan = Plan((Site("fc1", "linear", 784, 256),))
+            >>> plan.diff(plan)
+            ''
+        """
+        mine = {site.name: site for site in self.sites}
+        theirs = {site.name: site for site in other.sites}
+        lines = []
+        for name in dict.fromkeys((*mine, *theirs)):
+            before, after = (_decision_text(side.get(name)) for side in (mine, theirs))
+            if before != after:
+                lines.append(f"{name}: {before} -> {after}")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """As JSON text."""
+        return json.dumps(
+            {
+                "schema": SCHEMA,
+                "budget": self.budget.to_json(),
+                "sites": [_site_to_json(site) for site in self.sites],
+            },
+            indent=1,
+        )
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: the text is no plan, or of a later schema.
+        """
+        try:
+            data = json.loads(text)
+            if data["schema"] != SCHEMA:
+                raise ConfigError(
+                    f"This plan has schema {data['schema']!r}; this version reads {SCHEMA}. "
+                    "Make the plan again, or update the package."
+                )
+            sites = tuple(_site_from_json(site) for site in data["sites"])
+            return Plan(sites, Budget(**data["budget"]))
+        except ConfigError:
+            raise
+        except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
+            raise ConfigError(
+                f"Not the JSON of a plan ({type(error).__name__}: {error}): {str(text)[:60]!r}."
+            ) from None
+
+    def rows(self) -> list[dict[str, str]]:
+        """The table of `print(plan)` as text cells, one dictionary per site."""
+        return [
+            {
+                "site": site.name or "(the model)",
+                "kind": site.kind,
+                "shape": _shape_text(site),
+                "decision": site.decision,
+                "parameters": _change(site.dense_parameters, site.parameters),
+                "fabric or reason": _why(site),
+            }
+            for site in self.sites
+        ]
+
+    def summary(self) -> str:
+        """One line: what is replaced, how much stays, what it covers."""
+        dense = sum(site.dense_parameters for site in self.replaced)
+        kept = sum(site.parameters for site in self.replaced)
+        return (
+            f"{len(self.replaced)} of {len(self.sites)} sites replaced, parameters {dense:,} -> "
+            f"{kept:,} (density {self.density:.1%}), {self.flop_share:.1%} of the weight FLOPs"
+        )
+
+    def __str__(self) -> str:
+        """A table with one line per site, and the summary."""
+        return f"{_table(self.rows())}\n{self.summary()}"
+
+
+def _why(site: Site) -> str:
+    if site.fabric is None:
+        return site.reason
+    return f"{site.fabric.family or 'fabric'}; {site.reason}".removesuffix("; ")
+
+
+def _shape_text(site: Site) -> str:
+    kernel = " " + "x".join(map(str, site.kernel)) if site.kernel else ""
+    groups = f" /{site.groups}" if site.groups > 1 else ""
+    return f"{site.in_features} -> {site.out_features}{kernel}{groups}"
+
+
+def _change(before: int, after: int) -> str:
+    if before == after:
+        return f"{before:,}"
+    return f"{before:,} -> {after:,} ({after / before:.1%})"
+
+
+def _decision_text(site: Site | None) -> str:
+    if site is None:
+        return "absent"
+    return f"keep ({site.reason})" if site.fabric is None else str(site.fabric)
+
+
+def _table(rows: Iterable[dict[str, str]]) -> str:
+    cells = [list(row.values()) for row in rows]
+    heads = ["site", "kind", "shape", "decision", "parameters", "fabric or reason"]
+    lines = [heads, *cells]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    padded = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    return "\n".join([padded[0], "  ".join("-" * width for width in widths), *padded[1:]])
+
+
+def _site_to_json(site: Site) -> dict[str, Any]:
+    data = {**asdict(replace(site, fabric=None)), "fabric": None}
+    if site.fabric is not None:
+        data["fabric"] = json.loads(site.fabric.to_json())
+    return data
+
+
+def _site_from_json(data: dict[str, Any]) -> Site:
+    known = {field.name for field in fields(Site)}
+    for key in data:
+        if key not in known:
+            raise ConfigError(f"A site of a plan has no field {key!r}.{nearest(key, known)}")
+    fabric = data.get("fabric")
+    decision = data["decision"]
+    if decision not in ("replace", "keep"):
+        raise ConfigError(f"A decision is 'replace' or 'keep'; got {decision!r}.")
+    if (decision == "replace") != (fabric is not None):
+        raise ConfigError(f"Site {data['name']!r}: a fabric goes with the decision 'replace'.")
+    return Site(
+        **{
+            **data,
+            "kernel": tuple(data["kernel"]),
+            "paths": tuple(data["paths"]),
+            "fabric": None if fabric is None else Fabric.from_json(json.dumps(fabric)),
+        }
+    )

@@ -1,0 +1,1 @@
+"""Choosing fabrics without data: what they cost and which to take."""
