@@ -1,0 +1,70 @@
+"""Initial weights of fabrics: one scheme per file, in one table.
+
+A scheme is a function `(fabric, generator, centred) -> list of float64 tensors`, one per stage, such
+that white input of unit variance gives output of unit variance; `initialise` scales the result to
+what the dense layer gave. Reference: NeuroFabric, arXiv 2002.08339 (sparse initialisation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from ..fabric import Fabric
+from ..registry import Registry
+from .gain import balance_outputs, dense_gain
+from .seed import generator
+
+__all__ = ["INITS", "dense_gain", "generator", "initialise"]
+
+INITS = Registry(
+    "init",
+    "sparsify.inits",
+    {
+        "orthogonal": ".init.orthogonal:orthogonal",
+        "variance": ".init.variance:variance",
+    },
+)
+
+Scheme = Callable[[Fabric, torch.Generator, bool], list[Tensor]]
+
+
+@torch.no_grad()
+def initialise(
+    factors: Iterable[Tensor],
+    fabric: Fabric,
+    scheme: str = "orthogonal",
+    *,
+    gain: float = 1.0,
+    random: torch.Generator,
+    centred: bool = True,
+) -> None:
+    """Fill the factors of a fabric.
+
+    Args:
+        factors: one tensor per `fabric.stages`, of `stage.shape`, on any device; filled in place.
+        fabric: what they belong to.
+        scheme: "orthogonal" or "variance".
+        gain: standard deviation of the output for white input of unit variance, 0 or more; applied
+            once, in the last stage of each branch.
+        random: generator on the CPU that all numbers are drawn from.
+        centred: for a spatial stage, all weight on the centre tap (delta-orthogonal) instead of
+            spread over the taps.
+
+    Raises:
+        ConfigError: there is no scheme of that name.
+
+    Example:
+        >>> fabric = Fabric.from_json('{"in":2,"out":2,"branches":[[[1,2,2,1]]]}')
+        >>> weight = torch.empty(1, 1, 2, 2)
+        >>> initialise([weight], fabric, random=torch.Generator().manual_seed(0))
+        >>> bool(torch.allclose(weight[0, 0] @ weight[0, 0].T, torch.eye(2), atol=1e-6))
+        True
+    """
+    draw: Scheme = INITS[scheme]
+    values = draw(fabric, random, centred)
+    balance_outputs(values, fabric, gain)
+    for factor, value in zip(factors, values, strict=True):
+        factor.copy_(value)

@@ -1,0 +1,20 @@
+"""Layers made of fabrics, and the dense layers they stand for."""
+
+from __future__ import annotations
+
+from .conv import FabricConv1d, FabricConv2d, FabricConv3d
+from .layer import FabricLayer
+from .linear import FabricLinear, FabricTransposedLinear
+from .owners import Dense, dense, replacement
+
+__all__ = [
+    "Dense",
+    "FabricConv1d",
+    "FabricConv2d",
+    "FabricConv3d",
+    "FabricLayer",
+    "FabricLinear",
+    "FabricTransposedLinear",
+    "dense",
+    "replacement",
+]

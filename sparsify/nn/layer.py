@@ -1,0 +1,98 @@
+"""What all fabric layers share: factors as plain parameters, a bias, a dense view of the weight."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..fabric import Fabric
+from ..init import initialise
+from ..init.gain import DEFAULT_GAIN
+
+__all__ = ["FabricLayer"]
+
+
+class FabricLayer(nn.Module):
+    """A layer whose weight is a fabric.
+
+    Its parameters are ordinary dense tensors, one per stage: `factors.0`, `factors.1`, ... of shape
+    (a, d, b, c, *kernel), and `bias`. Optimisers, DDP, FSDP and safetensors see nothing special.
+
+    Attributes:
+        fabric: the topology.
+        factors: the weights, in the order of `fabric.stages`.
+        bias: (out_features,) or None.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        bias: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        """Make the parameters; the layer's own constructor initialises them."""
+        super().__init__()
+        if not isinstance(fabric, Fabric):
+            raise ConfigError(
+                f"A fabric layer needs a Fabric, as sp.fabric(...) makes; got {type(fabric).__name__}."
+            )
+        self.fabric = fabric
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.factors = nn.ParameterList(
+            nn.Parameter(torch.empty(stage.shape, **place)) for stage in fabric.stages
+        )
+        if bias:
+            self.bias = nn.Parameter(torch.empty(fabric.out_features, **place))
+        else:
+            self.register_parameter("bias", None)
+
+    @property
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """The dense weight, materialised and differentiable, in the dense layer's own shape."""
+
+    @property
+    @abstractmethod
+    def fan_in(self) -> int:
+        """Weights per output of the dense layer."""
+
+    @property
+    def density(self) -> float:
+        """Parameters kept over parameters of the dense layer."""
+        return sum(factor.numel() for factor in self.factors) / self._dense_parameters()
+
+    def _dense_parameters(self) -> int:
+        return self.fabric.out_features * self.fan_in
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw new weights: orthogonal, with the output variance of PyTorch's own layers.
+
+        Args:
+            generator: source of randomness; torch's global one by default, as its own layers do.
+        """
+        if any(factor.is_meta for factor in self.factors):
+            return
+        random = generator if generator is not None else torch.default_generator
+        initialise(
+            self.factors, self.fabric, gain=DEFAULT_GAIN, random=random, centred=self.is_centred
+        )
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.fan_in)
+            nn.init.uniform_(self.bias, -bound, bound, generator=random)
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether an orthogonal init may put all weight on the centre tap."""
+        return True
+
+    def extra_repr(self) -> str:
+        """The fabric, as one line."""
+        return f"{self.fabric}, bias={self.bias is not None}"

@@ -1,0 +1,171 @@
+"""The dense layers that a fabric can stand for, in one table: what they are and what they become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..errors import ModelError
+from ..fabric import Fabric
+from .conv import FabricConv1d, FabricConv2d, FabricConv3d
+from .layer import FabricLayer
+from .linear import FabricLinear, FabricTransposedLinear
+
+__all__ = ["Dense", "dense", "replacement"]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """What a dense layer is, read off its module.
+
+    Args:
+        kind: "linear", "conv1d", "conv2d" or "conv3d".
+        in_features: inputs; channels of all groups for a convolution.
+        out_features: outputs.
+        kernel: spatial taps, () for a Linear.
+        groups: groups of a convolution.
+        strided: whether a convolution has a stride above 1.
+    """
+
+    kind: str
+    in_features: int
+    out_features: int
+    kernel: tuple[int, ...] = ()
+    groups: int = 1
+    strided: bool = False
+
+
+@dataclass(frozen=True)
+class Owner:
+    """One class of dense layers: how to read it, and how to build what replaces it."""
+
+    read: Callable[[nn.Module], Dense]
+    build: Callable[[nn.Module, Fabric], FabricLayer]
+
+
+def _linear(module: nn.Module) -> Dense:
+    return Dense("linear", int(module.in_features), int(module.out_features))  # type: ignore[arg-type]
+
+
+def _transposed(module: nn.Module) -> Dense:
+    inputs, outputs = module.weight.shape  # type: ignore[union-attr]
+    return Dense("linear", int(inputs), int(outputs))
+
+
+def _conv(module: nn.Module) -> Dense:
+    conv: nn.modules.conv._ConvNd = module  # type: ignore[assignment]
+    rank = len(conv.kernel_size)
+    strided = max(conv.stride) > 1
+    return Dense(
+        f"conv{rank}d", conv.in_channels, conv.out_channels, conv.kernel_size, conv.groups, strided
+    )
+
+
+def _build_linear(module: nn.Module, fabric: Fabric) -> FabricLayer:
+    return FabricLinear(fabric, module.bias is not None, "meta", _dtype(module))
+
+
+def _build_transposed(module: nn.Module, fabric: Fabric) -> FabricLayer:
+    return FabricTransposedLinear(fabric, module.bias is not None, "meta", _dtype(module))
+
+
+def _build_conv(module: nn.Module, fabric: Fabric) -> FabricLayer:
+    conv: nn.modules.conv._ConvNd = module  # type: ignore[assignment]
+    classes = {1: FabricConv1d, 2: FabricConv2d, 3: FabricConv3d}
+    return classes[len(conv.kernel_size)](
+        fabric,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        conv.bias is not None,
+        conv.padding_mode,
+        device="meta",
+        dtype=_dtype(module),
+    )
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
+OWNERS: dict[str, Owner] = {
+    "torch.nn.modules.linear.Linear": Owner(_linear, _build_linear),
+    "torch.nn.modules.conv.Conv1d": Owner(_conv, _build_conv),
+    "torch.nn.modules.conv.Conv2d": Owner(_conv, _build_conv),
+    "torch.nn.modules.conv.Conv3d": Owner(_conv, _build_conv),
+    "transformers.pytorch_utils.Conv1D": Owner(_transposed, _build_transposed),
+}
+"""Class of the dense layer, by its full name -> how to read it and what replaces it. A subclass
+counts as its parent as long as it has the parent's own forward. Add a line to serve another class."""
+
+
+def _owner(module: nn.Module) -> Owner | None:
+    for cls in type(module).__mro__:
+        owner = OWNERS.get(f"{cls.__module__}.{cls.__qualname__}")
+        if owner is not None:
+            return owner if type(module).forward is cls.forward else None
+    return None
+
+
+def dense(module: nn.Module) -> Dense | None:
+    """What dense layer a module is, None if it is none that a fabric can stand for.
+
+    Example:
+        >>> dense(nn.Linear(3, 5)).out_features
+        5
+    """
+    owner = _owner(module)
+    return None if owner is None else owner.read(module)
+
+
+def replacement(module: nn.Module, fabric: Fabric) -> FabricLayer:
+    """The fabric layer that stands for a dense one; its factors are not initialised yet.
+
+    Device, dtype, bias, requires_grad, training mode and hooks are carried over.
+
+    Args:
+        module: a dense layer of the table.
+        fabric: of the same sizes.
+
+    Raises:
+        ModelError: the module is no such layer, or of other sizes.
+
+    Example:
+        >>> import sparsify as sp
+        >>> replacement(nn.Linear(8, 8), sp.fabric("low_rank", 8, 8, rank=1)).factors[0].shape
+        torch.Size([1, 1, 1, 8])
+    """
+    owner = _owner(module)
+    if owner is None:
+        raise ModelError(f"A fabric cannot stand for a {type(module).__name__}.")
+    read = owner.read(module)
+    if (read.in_features, read.out_features) != (fabric.in_features, fabric.out_features):
+        raise ModelError(
+            f"The layer is {read.in_features} -> {read.out_features}; the fabric is "
+            f"{fabric.in_features} -> {fabric.out_features}."
+        )
+    weight = next(module.parameters())
+    layer = owner.build(module, fabric).to_empty(device=weight.device)
+    layer.requires_grad_(weight.requires_grad)
+    _carry_over(module, layer)
+    return layer
+
+
+@torch.no_grad()
+def _carry_over(module: nn.Module, layer: FabricLayer) -> None:
+    bias = module.bias
+    if layer.bias is not None and isinstance(bias, torch.Tensor):
+        layer.bias.copy_(bias)
+        layer.bias.requires_grad_(bias.requires_grad)
+    layer.train(module.training)
+    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        getattr(layer, name).update(getattr(module, name))
+    for name in ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
+        getattr(layer, name).update(getattr(module, name))
+    layer._forward_pre_hooks_with_kwargs.update(module._forward_pre_hooks_with_kwargs)
+    layer._is_full_backward_hook = module._is_full_backward_hook

@@ -1,0 +1,24 @@
+"""Fabrics as torch operators: two functions, and a way to choose the kernel behind them.
+
+Example:
+    >>> import torch
+    >>> from sparsify.fabric import Fabric, Stage
+    >>> from sparsify.ops import fabric_linear
+    >>> fabric = Fabric(16, 16, ((Stage(4, 4, 4, 1), Stage(1, 4, 4, 4)),))
+    >>> factors = [torch.ones(stage.shape) for stage in fabric.stages]
+    >>> fabric_linear(torch.ones(2, 16), factors, fabric).shape
+    torch.Size([2, 16])
+"""
+
+from __future__ import annotations
+
+from . import autocast, autograd, batching, flops, schema
+from .dispatch import kernels as kernels
+from .dispatch import use_kernel as use_kernel
+from .errors import OperandError as OperandError
+from .functional import fabric_conv as fabric_conv
+from .functional import fabric_linear as fabric_linear
+
+__all__ = ["OperandError", "fabric_conv", "fabric_linear", "kernels", "use_kernel"]
+
+del autocast, autograd, batching, flops, schema

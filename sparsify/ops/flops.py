@@ -1,0 +1,62 @@
+"""FLOP counts of the operators, for `torch.utils.flop_counter`.
+
+A multiply-add counts as two. The backward counts its products once: what a kernel recomputes to
+save memory is not work that the model asked for, as everywhere in torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from ..fabric import Fabric, Stage
+from .window import Window
+
+__all__: list[str] = []
+
+Shape = Sequence[int]
+
+
+def _costs(x: Shape, text: str, window: Sequence[Shape]) -> Iterator[list[int]]:
+    """Yield the FLOPs of each stage's product, branch by branch."""
+    fabric = Fabric.from_json(text)
+    if not window:
+        rows = math.prod(x[:-1])
+        for branch in fabric.branches:
+            yield [2 * rows * step.parameters for step in branch if isinstance(step, Stage)]
+        return
+    before, after = x[2:], Window.of(*window).outputs(x[2:], fabric.kernel)
+    for branch in fabric.branches:
+        positions = before if fabric.kernel else after
+        costs = []
+        for step in branch:
+            if isinstance(step, Stage):
+                positions = after if step.kernel else positions
+                costs.append(2 * x[0] * math.prod(positions) * step.parameters)
+        yield costs
+
+
+def _forward_flops(x: Shape, factors: Sequence[Shape], text: str, *window: Shape, **_: Any) -> int:
+    return sum(map(sum, _costs(x, text, window)))
+
+
+def _backward_flops(
+    grad: Shape, x: Shape, factors: Sequence[Shape], text: str, *rest: Any, **_: Any
+) -> int:
+    """Count one product per factor that needs a gradient, one per stage that passes one on."""
+    *window, (need_x, *needs) = rest
+    total = 0
+    for costs in _costs(x, text, window):
+        own, needs = needs[: len(costs)], needs[len(costs) :]
+        for place, (cost, need) in enumerate(zip(costs, own, strict=True)):
+            total += cost * (need + (need_x or any(own[:place])))
+    return total
+
+
+for _name in ("fabric", "fabric_conv"):
+    register_flop_formula(getattr(torch.ops.sparsify, _name))(_forward_flops)
+    register_flop_formula(getattr(torch.ops.sparsify, f"{_name}_backward"))(_backward_flops)

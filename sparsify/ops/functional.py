@@ -1,0 +1,87 @@
+"""The operators as functions, the form in which layers and users call them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..fabric import Fabric
+from . import schema  # noqa: F401  (defines the operators)
+
+__all__ = ["fabric_conv", "fabric_linear"]
+
+Sizes = int | Sequence[int]
+
+
+def fabric_linear(x: Tensor, factors: Sequence[Tensor], fabric: Fabric | str) -> Tensor:
+    """Apply a fabric to the last axis of x, in place of `torch.nn.functional.linear`.
+
+    Args:
+        x: (*lead, in_features), any strides, any number of leading axes, no rows included.
+        factors: one weight per stage, of `stage.shape`, in the order of `fabric.stages`; of the
+            dtype and device of x.
+        fabric: what to apply, or its JSON text, which a caller who calls often keeps.
+
+    Returns:
+        (*lead, out_features).
+
+    Raises:
+        OperandError: x or a factor does not fit.
+
+    Example:
+        >>> fabric = Fabric.from_json('{"in":4,"out":2,"branches":[[[1,2,4,1]]]}')
+        >>> fabric_linear(torch.ones(3, 4), [torch.ones(1, 1, 2, 4)], fabric)[0].tolist()
+        [4.0, 4.0]
+
+    Reference:
+        ClosNets, arXiv 1802.03885.
+    """
+    text = fabric if isinstance(fabric, str) else fabric.to_json()
+    y: Tensor = torch.ops.sparsify.fabric(x, list(factors), text)
+    return y
+
+
+def fabric_conv(
+    x: Tensor,
+    factors: Sequence[Tensor],
+    fabric: Fabric | str,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+) -> Tensor:
+    """Convolve with a fabric over the channels, in place of `conv1d`, `conv2d` or `conv3d`.
+
+    The stage with a kernel is a grouped convolution; the other stages mix the channels of each
+    position. Without such a stage it is a 1 x 1 convolution.
+
+    Args:
+        x: (samples, in_features, *positions).
+        factors: one weight per stage, as for `fabric_linear`.
+        fabric: what to apply, or its JSON text.
+        stride: steps between outputs, one number or one per spatial axis, 1 or more.
+        padding: zeros on both sides, likewise, 0 or more.
+        dilation: distance between taps, likewise, 1 or more.
+
+    Returns:
+        (samples, out_features, *positions), the positions that the dense convolution has.
+
+    Raises:
+        OperandError: x or a factor does not fit.
+
+    Example:
+        >>> fabric = Fabric.from_json('{"in":4,"out":2,"branches":[[[1,2,4,1,3,3]]]}')
+        >>> x, weight = torch.ones(1, 4, 8, 8), torch.ones(1, 1, 2, 4, 3, 3)
+        >>> fabric_conv(x, [weight], fabric, padding=1).shape
+        torch.Size([1, 2, 8, 8])
+    """
+    text = fabric if isinstance(fabric, str) else fabric.to_json()
+    axes = x.dim() - 2
+    window = (_per_axis(size, axes) for size in (stride, padding, dilation))
+    y: Tensor = torch.ops.sparsify.fabric_conv(x, list(factors), text, *window)
+    return y
+
+
+def _per_axis(size: Sizes, axes: int) -> list[int]:
+    return [size] * axes if isinstance(size, int) else list(size)
