@@ -1,0 +1,118 @@
+"""Weights that somebody else reads too, or that are not plain parameters, stay dense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import fx, nn
+from torch.nn.utils import parametrize
+
+from ..plan import Site
+from .annotate_weights import VIEWS
+from .base import Pass, PassResult, Program
+
+__all__ = ["CheckAliases"]
+
+
+@dataclass(frozen=True)
+class CheckAliases(Pass):
+    """Keep every site whose weight cannot be taken away without changing something else.
+
+    That is a weight tied to another parameter, read by other operations, computed by a
+    parametrization, not yet initialised (lazy), or not of a floating type. A module at several
+    paths, or called several times, is one site and no alias.
+
+    Requires: sites. Ensures: a site that is kept already stays kept.
+    Before: logits = aten.mm(x, t)              # t = aten.t(embed.weight), Site("head", replace)
+    After:  logits = aten.mm(x, t)              # Site("head", keep, "tied to embed.weight")
+    """
+
+    name: ClassVar[str] = "check-aliases"
+
+    def run(self, program: Program) -> PassResult:
+        """Check each site that is still to be replaced."""
+        modules = dict(program.module.named_modules())
+        ties = _ties(program.module)
+        readers = _readers(program.graph) if program.recorded else {}
+
+        def checked(site: Site) -> Site:
+            if site.decision == "keep":
+                return site
+            reason = _unusual(modules[site.name]) or _shared(site, modules, ties, readers)
+            return site.kept(reason) if reason else site
+
+        sites = tuple(checked(site) for site in program.sites)
+        if sites == program.sites:
+            return PassResult(program, False, "no weight is shared")
+        kept = sum(a != b for a, b in zip(sites, program.sites, strict=True))
+        return PassResult(replace(program, sites=sites), True, f"{kept} sites kept")
+
+
+def _unusual(module: nn.Module) -> str:
+    """Why the module's weight is no plain parameter, "" where it is one."""
+    if parametrize.is_parametrized(module):
+        return "parametrized; remove the parametrization to convert it"
+    weight = module._parameters.get("weight")
+    if isinstance(weight, nn.parameter.UninitializedParameter):
+        return "lazy and not initialised; run the model once first"
+    if weight is None:
+        return "its weight is no parameter (an old weight_norm or spectral_norm hook)"
+    if not weight.is_floating_point():
+        return f"its weight is of type {weight.dtype}".replace("torch.", "")
+    return ""
+
+
+def _shared(
+    site: Site,
+    modules: dict[str, nn.Module],
+    ties: dict[int, list[str]],
+    readers: dict[str, list[fx.Node]],
+) -> str:
+    weight = modules[site.name].weight
+    own = {f"{path}.weight" if path else "weight" for path in site.paths}
+    others = [name for name in ties[_storage(weight)] if name not in own]
+    if others:
+        return f"tied to {others[0]}"
+    for name in own:
+        for node in readers.get(name, ()):
+            if node.meta.get("site") != site.name:
+                return f"its weight is also read by {node.target}"
+    return ""
+
+
+def _storage(tensor: object) -> int:
+    """What two tensors share when one writes into the other, on any device, meta included."""
+    if not isinstance(tensor, torch.Tensor) or isinstance(
+        tensor, nn.parameter.UninitializedTensorMixin
+    ):
+        return id(tensor)
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _ties(model: nn.Module) -> dict[int, list[str]]:
+    """Storage -> all names of parameters and buffers in it."""
+    names: dict[int, list[str]] = {}
+    for named in (model.named_parameters, model.named_buffers):
+        for name, tensor in named(remove_duplicate=False):
+            names.setdefault(_storage(tensor), []).append(name)
+    return names
+
+
+def _readers(graph: fx.Graph) -> dict[str, list[fx.Node]]:
+    """Parameter -> the nodes that read its values, looking through views."""
+
+    def through_views(node: fx.Node) -> Iterator[fx.Node]:
+        for user in node.users:
+            if user.target in VIEWS:
+                yield from through_views(user)
+            elif user.op != "output":
+                yield user
+
+    readers: dict[str, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr" and node.meta.get("parameter"):
+            readers.setdefault(str(node.target), []).extend(through_views(node))
+    return readers

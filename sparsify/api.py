@@ -1,0 +1,258 @@
+"""The calls of the public face: glue between frontends, passes and fabrics, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from .config import Budget, Rule, as_budget
+from .errors import BudgetError, ConfigError, NothingToDoError, nearest
+from .fabric import Fabric
+from .frontend.capture import capture
+from .match import Pattern
+from .passes import (
+    AnnotateWeights,
+    AssignPlan,
+    CheckAliases,
+    FindSites,
+    FollowPlan,
+    Initialise,
+    KeepDefaults,
+    Pass,
+    Program,
+    ReplaceDense,
+    Verify,
+    run_passes,
+)
+from .plan import Plan
+from .select.choose import AUTO, automatic, fit
+from .topology import TOPOLOGIES, build
+
+__all__ = ["fabric", "plan", "sparsify"]
+
+_ANALYSE: tuple[Pass, ...] = (AnnotateWeights(), FindSites(), CheckAliases())
+
+
+def sparsify(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    budget: float | Budget = 0.1,
+    topology: str = AUTO,
+    include: Sequence[Pattern] = (),
+    exclude: Sequence[Pattern] = (),
+    rules: Sequence[Rule] = (),
+    plan: Plan | None = None,
+    init: str = "orthogonal",
+    seed: int = 0,
+) -> nn.Module:
+    """A copy of the model whose dense layers are fabrics; the model itself is not touched.
+
+    Args:
+        model: any module. Its class, methods, hooks, modes and ties come back.
+        example_inputs: a tuple of positional or a dict of keyword inputs. Without them the model's
+            own (`dummy_inputs`, `example_input_array`) are used, else its layers are taken in order.
+        budget: share of the replaced layers' parameters that may stay, in (0, 1]; or a `Budget`.
+        topology: a name of `topologies()`, or "auto".
+        include: patterns of the layers to replace (globs on paths, "re:..." expressions, classes,
+            predicates of path and module); all by default. A full path also asks for a layer that is
+            kept by default, such as a final head.
+        exclude: patterns of layers to keep.
+        rules: exceptions for some layers; the first that takes a layer holds.
+        plan: follow this plan, and none of the five arguments above.
+        init: "orthogonal" or "variance".
+        seed: of all randomness, together with the layers' paths.
+
+    Returns:
+        The converted model, of the same class.
+
+    Raises:
+        ConfigError: an argument is wrong, or the plan is of another model.
+        NothingToDoError: no dense layer, or none that may be replaced.
+        BudgetError: no layer has a fabric within the budget.
+        ModelError: the model cannot be captured.
+        VerificationError: the converted model is not what was planned.
+
+    Example:
+        >>> import torch, sparsify as sp
+        >>> model = torch.nn.Sequential(torch.nn.Linear(256, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
+        >>> sparse = sp.sparsify(model, budget=0.25)
+        >>> type(sparse).__name__, sparse[0].density
+        ('Sequential', 0.25)
+
+    Reference:
+        ClosNets 1802.03885, NeuroFabric 2002.08339, Sparse Neural Networks Topologies 1706.05683.
+    """
+    initialise = Initialise(init, seed)
+    if plan is None:
+        program = _planned(model, example_inputs, budget, topology, include, exclude, rules)
+    else:
+        _refuse_choices(budget, topology, include, exclude, rules)
+        program = _analysed(model, example_inputs)
+        program = run_passes(program, (FollowPlan(plan),))
+    if program.plan is None or not program.plan.replaced:
+        raise NothingToDoError(f"Nothing to replace. {_kept_reasons(program.plan)}")
+    return run_passes(program, (ReplaceDense(), initialise, Verify())).module
+
+
+def plan(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    budget: float | Budget = 0.1,
+    topology: str = AUTO,
+    include: Sequence[Pattern] = (),
+    exclude: Sequence[Pattern] = (),
+    rules: Sequence[Rule] = (),
+) -> Plan:
+    """A dry run of `sparsify`: what would become of each dense layer, and why.
+
+    Costs no memory for weights: a model on the meta device will do.
+
+    Args:
+        model: as for `sparsify`, and so are all others.
+        example_inputs: as for `sparsify`.
+        budget: as for `sparsify`.
+        topology: as for `sparsify`.
+        include: as for `sparsify`.
+        exclude: as for `sparsify`.
+        rules: as for `sparsify`.
+
+    Returns:
+        The plan: printable, editable, JSON in and out.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        NothingToDoError: the model has no dense layer.
+        BudgetError: no layer has a fabric within the budget.
+        ModelError: the model cannot be captured.
+
+    Example:
+        >>> import torch, sparsify as sp
+        >>> print(sp.plan(torch.nn.Linear(256, 256), budget=0.25).summary())
+        1 of 1 sites replaced, parameters 65,536 -> 16,384 (density 25.0%), 100.0% of the weight FLOPs
+    """
+    program = _planned(model, example_inputs, budget, topology, include, exclude, rules)
+    if program.plan is None:
+        raise NothingToDoError("The model has no plan.")
+    return program.plan
+
+
+def fabric(
+    topology: str,
+    in_features: int,
+    out_features: int,
+    *,
+    budget: float | None = None,
+    **options: Any,
+) -> Fabric:
+    """A fabric of a family, from its own options or filling a budget.
+
+    Args:
+        topology: a name of `topologies()`; with a budget also "auto".
+        in_features: width of the input, at least 1.
+        out_features: width of the output, at least 1.
+        budget: share of in_features * out_features that may stay, in (0, 1]; never exceeded.
+        options: the family's options by name, in place of a budget.
+
+    Returns:
+        The fabric.
+
+    Raises:
+        ConfigError: unknown family or option, sizes out of range, both or neither of the two forms.
+        BudgetError: no fabric of the family is that small.
+
+    Example:
+        >>> import sparsify as sp
+        >>> sp.fabric("clos", 1024, 1024, budget=0.1).density <= 0.1
+        True
+        >>> sp.fabric("monarch", 1024, 1024, blocks=32).parameters
+        65536
+    """
+    if topology != AUTO and topology not in TOPOLOGIES:
+        known = (AUTO, *TOPOLOGIES)
+        raise ConfigError(
+            f"There is no topology {topology!r}; there are {', '.join(known)}."
+            f"{nearest(str(topology), known)}"
+        )
+    if budget is None:
+        if topology == AUTO:
+            raise ConfigError("The topology 'auto' needs a budget=.")
+        return build(topology, in_features, out_features, options)
+    if options:
+        raise ConfigError(
+            f"Give either a budget= or the options of {topology} ({', '.join(options)}), not both."
+        )
+    for name, size in (("in_features", in_features), ("out_features", out_features)):
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ConfigError(f"{name} must be a whole number of 1 or more; got {size!r}.")
+    share = as_budget(budget).parameters or 1.0
+    limit = share * in_features * out_features
+
+    def usage(candidate: Fabric) -> float:
+        return candidate.parameters / limit
+
+    found = (
+        automatic(in_features, out_features, usage)
+        if topology == AUTO
+        else fit(topology, in_features, out_features, usage)
+    )
+    if found is None:
+        raise BudgetError(
+            f"No {topology} fabric {in_features} -> {out_features} has {int(limit)} parameters or "
+            f"fewer ({share:.3g} of the dense ones). Raise the budget."
+        )
+    return found
+
+
+def _analysed(model: nn.Module, example_inputs: Any) -> Program:
+    program = run_passes(capture(model, example_inputs), _ANALYSE)
+    if not program.sites:
+        raise NothingToDoError(
+            f"The model ({type(model).__name__}) has no dense Linear or Conv layer to replace."
+        )
+    return program
+
+
+def _planned(
+    model: nn.Module,
+    example_inputs: Any,
+    budget: float | Budget,
+    topology: str,
+    include: Sequence[Pattern],
+    exclude: Sequence[Pattern],
+    rules: Sequence[Rule],
+) -> Program:
+    for name, value in (("include", include), ("exclude", exclude), ("rules", rules)):
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(f"{name} must be a list; got {value!r}.")
+    assign = AssignPlan(as_budget(budget), topology, include, exclude, rules)
+    asked = (*include, *(rule.pattern for rule in rules if not rule.keep))
+    keep = KeepDefaults(asked=frozenset(name for name in asked if isinstance(name, str)))
+    return run_passes(_analysed(model, example_inputs), (keep, assign))
+
+
+def _refuse_choices(
+    budget: float | Budget,
+    topology: str,
+    include: Sequence[Pattern],
+    exclude: Sequence[Pattern],
+    rules: Sequence[Rule],
+) -> None:
+    given = {
+        "budget": budget != 0.1,
+        "topology": topology != AUTO,
+        "include": bool(include),
+        "exclude": bool(exclude),
+        "rules": bool(rules),
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise ConfigError(f"plan= has been decided already: {name}= cannot go with it.")
+
+
+def _kept_reasons(plan: Plan | None) -> str:
+    reasons = dict.fromkeys(site.reason for site in plan.sites) if plan else {}
+    return f"All dense layers are kept: {'; '.join(reasons)}." if reasons else ""

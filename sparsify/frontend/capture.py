@@ -1,0 +1,112 @@
+"""A live model becomes a program: recorded where it can be run, walked where not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ConfigError, ModelError
+from ..passes import Program
+from .record import record
+from .walk import walk
+
+__all__ = ["as_inputs", "capture", "own_inputs"]
+
+logger = logging.getLogger(__name__)
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def capture(model: nn.Module, example_inputs: Any = None) -> Program:
+    """Capture a live model, without touching it.
+
+    Args:
+        model: any module, on any device, meta included.
+        example_inputs: a tuple of positional or a dict of keyword inputs, or a single tensor. None:
+            the inputs that the model itself offers (`dummy_inputs`, `example_input_array`), else the
+            module walk.
+
+    Returns:
+        The program.
+
+    Raises:
+        ModelError: not a module, or one that does not run on the inputs given.
+        ConfigError: inputs of another form.
+
+    Example:
+        >>> capture(nn.Linear(2, 3), (torch.zeros(4, 2),)).recorded
+        True
+    """
+    _check_model(model)
+    if example_inputs is not None:
+        return _recorded(model, as_inputs(example_inputs))
+    offered = own_inputs(model)
+    if offered is not None and not _has_lazy(model):
+        try:
+            return _recorded(model, offered)
+        except ModelError as error:
+            logger.debug("the inputs that the model offers do not serve: %s", error)
+    return Program(model, model, walk(model))
+
+
+def _recorded(model: nn.Module, inputs: Inputs) -> Program:
+    if _has_lazy(model):
+        raise ModelError(
+            "The model has lazy layers that do not know their sizes yet. Run it once on an input, "
+            "then convert it."
+        )
+
+    def again(other: nn.Module) -> Any:
+        return record(other, inputs)
+
+    return Program(model, model, record(model, inputs), recorded=True, record=again)
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"A model is a torch.nn.Module; got {type(model).__name__}. Files are read by the "
+            "command line and by sp.load."
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("A TorchScript module cannot be rewritten; pass the module it came from.")
+    if hasattr(model, "_orig_mod"):
+        raise ModelError("This is a compiled model; pass the one given to torch.compile instead.")
+
+
+def _has_lazy(model: nn.Module) -> bool:
+    return any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters())
+
+
+def own_inputs(model: nn.Module) -> Inputs | None:
+    """The example inputs that a model brings along, None where it brings none."""
+    for name in ("example_input_array", "dummy_inputs"):
+        offered = getattr(model, name, None)
+        if offered is not None:
+            return as_inputs(offered)
+    return None
+
+
+def as_inputs(example_inputs: Any) -> Inputs:
+    """Inputs in any allowed form as (positional, keyword).
+
+    Raises:
+        ConfigError: of no allowed form.
+
+    Example:
+        >>> as_inputs({"x": 1})
+        ((), {'x': 1})
+    """
+    if isinstance(example_inputs, torch.Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    raise ConfigError(
+        "example_inputs must be a tuple of positional inputs, a dict of keyword inputs or a tensor; "
+        f"got {type(example_inputs).__name__}."
+    )
