@@ -1,7 +1,7 @@
 """The compiler's passes: one per file, in the order in which they run.
 
-A pass takes a `Program` (graph, modules, sites, plan) and gives one back; the base class checks what
-it requires and what it ensures. To add one: one file, one line in the table below.
+A pass takes a `Program` (graph, modules, sites, plan) and gives one back; the base class checks
+what it requires and what it ensures. To add one: one file, one line in the table below.
 """
 
 from __future__ import annotations

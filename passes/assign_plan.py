@@ -119,7 +119,8 @@ class AssignPlan(Pass):
             cache[key] = _fit_site(site, family, budget, strided)
         fabric = cache[key]
         if fabric is None:
-            return site.kept(f"{_NO_FIT} {family} within {_budget_text(budget)}".replace(" auto", ""))
+            which = "" if family == AUTO else f" of the family {family}"
+            return site.kept(f"{_NO_FIT}{which} within {_budget_text(budget)}")
         return replace(site, fabric=fabric, reason=by)
 
 
@@ -163,16 +164,17 @@ def _for_site(site: Site, fabric: Fabric) -> Fabric:
 
 def _usage(site: Site, fabric: Fabric, budget: Budget) -> float:
     """The share of the site's budget that a fabric uses, the strictest of all limits."""
-    shares = [fabric.parameters / (_MOST * site.dense_parameters)]
+    density = fabric.parameters / site.dense_parameters
+    shares = [density / _MOST]
     if budget.parameters is not None:
-        shares.append(fabric.parameters / (budget.parameters * site.dense_parameters))
+        shares.append(density / budget.parameters)
     if budget.flops is not None:
         if site.rows is None and site.kernel:
             raise ConfigError(
                 f"A budget of FLOPs for the convolution {site.name!r} depends on the image size: "
                 "give example_inputs."
             )
-        shares.append(site.flops_of(fabric) / (budget.flops * site.dense_flops))
+        shares.append(site.flops_of(fabric) / site.dense_flops / budget.flops)
     return max(shares)
 
 

@@ -90,12 +90,16 @@ class Pass(ABC):
         self.requires(program)
         result = self.run(program)
         if not result.modified and result.program is not program:
-            raise PassError(f"{self.name} says that it changed nothing, and returned a new program.")
+            raise PassError(
+                f"{self.name} says that it changed nothing, and returned a new program."
+            )
         if result.program.original is not program.original:
             raise PassError(f"{self.name} replaced the user's own model.")
         result.program.graph.lint()
         self.ensures(program, result.program)
-        logger.debug("%s: %s", self.name, result.note or ("done" if result.modified else "no change"))
+        logger.debug(
+            "%s: %s", self.name, result.note or ("done" if result.modified else "no change")
+        )
         return result
 
     @classmethod

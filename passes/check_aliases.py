@@ -85,9 +85,8 @@ def _shared(
 
 def _storage(tensor: object) -> int:
     """What two tensors share when one writes into the other, on any device, meta included."""
-    if not isinstance(tensor, torch.Tensor) or isinstance(
-        tensor, nn.parameter.UninitializedTensorMixin
-    ):
+    lazy = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
+    if not isinstance(tensor, torch.Tensor) or isinstance(tensor, lazy):
         return id(tensor)
     return int(tensor.untyped_storage()._cdata)
 

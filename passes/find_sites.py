@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -79,9 +80,7 @@ def _owners(model: nn.Module) -> dict[str, list[str]]:
     return owners
 
 
-def _site(
-    node: fx.Node, layers: dict[str, Dense], owners: dict[str, list[str]]
-) -> Site | None:
+def _site(node: fx.Node, layers: dict[str, Dense], owners: dict[str, list[str]]) -> Site | None:
     if node.op == "call_module":
         return _layer_site(str(node.target), layers[str(node.target)], calls=1)
     use = node.meta.get("weight")
@@ -89,7 +88,9 @@ def _site(
         return None
     running = node.meta["scope"][-1]
     if use.direct and running in layers and running in owners.get(use.parameter, ()):
-        return replace(_layer_site(running, layers[running], calls=1), **_rows(node, layers[running]))
+        rows, in_rows = _rows(node, layers[running])
+        site = _layer_site(running, layers[running], calls=1)
+        return replace(site, rows=rows, in_rows=in_rows)
     return _foreign_site(node, use)
 
 
@@ -105,17 +106,13 @@ def _layer_site(path: str, layer: Dense, calls: int) -> Site:
     )
 
 
-def _rows(node: fx.Node, layer: Dense) -> dict[str, int | None]:
-    def count(shape: tuple[int, ...], features: int) -> int:
-        total = 1
-        for size in shape:
-            total *= size
-        return total // features
-
-    rows = count(node.meta["shape"], layer.out_features)
+def _rows(node: fx.Node, layer: Dense) -> tuple[int, int | None]:
+    """Positions of the output, and of the input where a stride makes them differ."""
+    rows = math.prod(node.meta["shape"]) // layer.out_features
     if not layer.strided:
-        return {"rows": rows, "in_rows": None}
-    return {"rows": rows, "in_rows": count(node.args[0].meta["shape"], layer.in_features)}  # type: ignore[union-attr]
+        return rows, None
+    image: fx.Node = node.args[0]  # type: ignore[assignment]
+    return rows, math.prod(image.meta["shape"]) // layer.in_features
 
 
 def _foreign_site(node: fx.Node, use: WeightUse) -> Site:
@@ -147,4 +144,3 @@ def _merge(known: Site | None, site: Site) -> Site:
     calls = known.calls + 1
     rows = ((known.rows or 0) * known.calls + (site.rows or 0)) // calls or None
     return replace(known, calls=calls, rows=rows)
-

@@ -45,7 +45,7 @@ class FollowPlan(Pass):
             )
             if theirs != ours:
                 raise ConfigError(
-                    f"The plan is of another model: it has {planned.name!r} as {theirs}, this model "
+                    f"The plan is of another model: it has {planned.name!r} as {theirs}, this one "
                     f"as {ours} (kind, inputs, outputs, kernel, groups)."
                 )
             if site.decision == "keep":

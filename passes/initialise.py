@@ -72,7 +72,8 @@ class Initialise(Pass):
         """Nothing was left as allocated memory happened to be."""
         for site in after.plan.replaced if after.plan is not None else ():
             layer = after.module.get_submodule(site.name)
-            if not all(torch.isfinite(f).all() for f in layer.factors if not f.is_meta):
+            factors = layer.factors if isinstance(layer, FabricLayer) else ()
+            if not all(torch.isfinite(f).all() for f in factors if not f.is_meta):
                 raise PassError(f"{self.name} left factors of {site.name!r} that are not finite.")
 
 

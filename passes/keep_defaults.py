@@ -67,7 +67,7 @@ class KeepDefaults(Pass):
 def _heads(program: Program) -> frozenset[str]:
     if program.recorded:
         return _recorded_heads(program.graph)
-    # Without a graph the order of definition is all there is: the last layer, unless it is the only.
+    # Without a graph the order of definition is all there is: the last of several layers.
     names = [site.name for site in program.sites]
     return frozenset(names[-1:] if len(names) > 1 else ())
 

@@ -20,7 +20,8 @@ class Verify(Pass):
     """Check the sizes against the plan, and record the new model once more.
 
     Requires: replaced layers. Ensures: the parameters are those of the plan and within its budget;
-    where inputs are known, the outputs have the old shapes and every planned call hits our ops.
+    where inputs are known, the outputs have the old shapes and every planned call hits our ops
+    (unless the model's control flow depends on data, which the new weights change).
     Before and after: the same graph.
 
     Raises:
@@ -35,6 +36,8 @@ class Verify(Pass):
         if program.record is None:
             return PassResult(program, False, "sizes agree; no inputs to run on")
         graph = program.record(program.module)
+        if _outputs(graph).meta.get("data_dependent"):
+            return PassResult(program, False, "sizes agree; control flow depends on data")
         before, after = _output_shapes(program.graph), _output_shapes(graph)
         if before != after:
             raise VerificationError(
@@ -71,6 +74,9 @@ class Verify(Pass):
                 )
 
 
+def _outputs(graph: fx.Graph) -> fx.Node:
+    return graph.output_node()
+
+
 def _output_shapes(graph: fx.Graph) -> list[tuple[int, ...]]:
-    outputs = next(node for node in graph.nodes if node.op == "output")
-    return [tuple(node.meta["shape"]) for node in outputs.args[0]]  # type: ignore[union-attr]
+    return [tuple(node.meta["shape"]) for node in _outputs(graph).args[0]]  # type: ignore[union-attr]

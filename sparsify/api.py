@@ -53,12 +53,12 @@ def sparsify(
     Args:
         model: any module. Its class, methods, hooks, modes and ties come back.
         example_inputs: a tuple of positional or a dict of keyword inputs. Without them the model's
-            own (`dummy_inputs`, `example_input_array`) are used, else its layers are taken in order.
+            own (`dummy_inputs`, `example_input_array`) are used, else its layers in their order.
         budget: share of the replaced layers' parameters that may stay, in (0, 1]; or a `Budget`.
         topology: a name of `topologies()`, or "auto".
         include: patterns of the layers to replace (globs on paths, "re:..." expressions, classes,
-            predicates of path and module); all by default. A full path also asks for a layer that is
-            kept by default, such as a final head.
+            predicates of path and module); all by default. A full path also asks for a layer that
+            is kept by default, such as a final head.
         exclude: patterns of layers to keep.
         rules: exceptions for some layers; the first that takes a layer holds.
         plan: follow this plan, and none of the five arguments above.
@@ -76,8 +76,9 @@ def sparsify(
         VerificationError: the converted model is not what was planned.
 
     Example:
-        >>> import torch, sparsify as sp
-        >>> model = torch.nn.Sequential(torch.nn.Linear(256, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
+        >>> import sparsify as sp
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> model = Sequential(Linear(256, 256), ReLU(), Linear(256, 10))
         >>> sparse = sp.sparsify(model, budget=0.25)
         >>> type(sparse).__name__, sparse[0].density
         ('Sequential', 0.25)
@@ -131,8 +132,8 @@ def plan(
 
     Example:
         >>> import torch, sparsify as sp
-        >>> print(sp.plan(torch.nn.Linear(256, 256), budget=0.25).summary())
-        1 of 1 sites replaced, parameters 65,536 -> 16,384 (density 25.0%), 100.0% of the weight FLOPs
+        >>> sp.plan(torch.nn.Linear(256, 256), budget=0.25).sites[0].parameters
+        16384
     """
     program = _planned(model, example_inputs, budget, topology, include, exclude, rules)
     if program.plan is None:
@@ -145,7 +146,7 @@ def fabric(
     in_features: int,
     out_features: int,
     *,
-    budget: float | None = None,
+    budget: float | Budget | None = None,
     **options: Any,
 ) -> Fabric:
     """A fabric of a family, from its own options or filling a budget.
@@ -189,10 +190,9 @@ def fabric(
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ConfigError(f"{name} must be a whole number of 1 or more; got {size!r}.")
     share = as_budget(budget).parameters or 1.0
-    limit = share * in_features * out_features
 
     def usage(candidate: Fabric) -> float:
-        return candidate.parameters / limit
+        return candidate.density / share
 
     found = (
         automatic(in_features, out_features, usage)
@@ -201,8 +201,8 @@ def fabric(
     )
     if found is None:
         raise BudgetError(
-            f"No {topology} fabric {in_features} -> {out_features} has {int(limit)} parameters or "
-            f"fewer ({share:.3g} of the dense ones). Raise the budget."
+            f"No {topology} fabric {in_features} -> {out_features} has at most {share:.3g} of the "
+            f"{in_features * out_features} dense parameters. Raise the budget."
         )
     return found
 

@@ -10,6 +10,7 @@ first step *wraps* (its surplus inputs read the first features once more) and th
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ConfigError
-from .steps import Shuffle, Stage, Step
+from .steps import Shuffle, Stage, Step, check_positive
 
 __all__ = ["Fabric", "Shuffle", "Stage", "Step"]
 
@@ -62,13 +63,13 @@ class Fabric:
 
     def __post_init__(self) -> None:
         """Check that widths agree along each branch."""
-        if self.in_features < 1 or self.out_features < 1:
-            raise ConfigError(
-                f"A fabric needs in_features and out_features of 1 or more; got "
-                f"{self.in_features} and {self.out_features}."
-            )
+        check_positive("A fabric", in_features=self.in_features, out_features=self.out_features)
         if not self.branches:
             raise ConfigError("A fabric needs at least one branch; got none.")
+        if not all(isinstance(part, tuple) for part in (self.branches, *self.branches)):
+            raise ConfigError(
+                f"The branches of a fabric are a tuple of tuples of steps; got {self.branches!r}."
+            )
         for branch in self.branches:
             self._check_branch(branch)
         if len({stage.kernel for stage in self.stages if stage.kernel}) > 1:
@@ -79,7 +80,7 @@ class Fabric:
             raise ConfigError("A branch needs at least one stage with weights; got none.")
         if sum(bool(step.kernel) for step in branch if isinstance(step, Stage)) > 1:
             raise ConfigError("A branch has at most one spatial stage.")
-        for before, after in zip(branch, branch[1:], strict=False):
+        for before, after in itertools.pairwise(branch):
             if before.out_features != after.in_features:
                 raise ConfigError(
                     f"Steps of a branch must agree in width: {before} writes "
@@ -191,7 +192,8 @@ class Fabric:
             kernel: taps along each spatial axis, each 1 or more.
 
         Example:
-            >>> Fabric(16, 16, ((Stage(4, 4, 4, 1), Stage(1, 4, 4, 4)),)).with_kernel((3, 3)).parameters
+            >>> fabric = Fabric(16, 16, ((Stage(4, 4, 4, 1), Stage(1, 4, 4, 4)),))
+            >>> fabric.with_kernel((3, 3)).parameters
             640
         """
         if math.prod(kernel) == 1:
@@ -220,9 +222,7 @@ class Fabric:
             tuple(replace(step, a=step.a * groups) for step in branch if isinstance(step, Stage))
             for branch in self.branches
         )
-        return Fabric(
-            self.in_features * groups, self.out_features * groups, branches, self.family
-        )
+        return Fabric(self.in_features * groups, self.out_features * groups, branches, self.family)
 
     def to_json(self) -> str:
         """As compact JSON text, the form of files and of the custom ops."""
@@ -255,7 +255,7 @@ class Fabric:
         try:
             data = json.loads(text)
             branches = tuple(tuple(_step(step) for step in branch) for branch in data["branches"])
-            return Fabric(int(data["in"]), int(data["out"]), branches, str(data.get("family", "")))
+            return Fabric(data["in"], data["out"], branches, str(data.get("family", "")))
         except ConfigError:
             raise
         except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:

@@ -82,13 +82,13 @@ class Site:
         return self.flops_of(self.fabric) if self.fabric is not None else self.dense_flops
 
     def flops_of(self, fabric: Fabric) -> int:
-        """FLOPs in one run with a certain fabric: stages before a stride run on the larger image."""
+        """FLOPs of one run with a fabric: stages before a stride run on the larger image."""
         rows = self.rows or 1
         total = 0
         for branch in fabric.branches:
             position = rows if self.in_rows is None else self.in_rows
             for step in branch:
-                if getattr(step, "kernel", ()):
+                if step.kernel:
                     position = rows
                 total += 2 * step.parameters * position
         return total * self.calls
@@ -107,7 +107,7 @@ class Plan:
         budget: what the plan was made for.
 
     Example:
-        >>> plan = Plan((Site("fc1", "linear", 784, 256),), Budget(parameters=0.1))
+        >>> plan = Plan((Site("fc1", "linear", 784, 10).kept("final head"),))
         >>> Plan.from_json(plan.to_json()) == plan
         True
     """
@@ -122,7 +122,7 @@ class Plan:
 
     @property
     def density(self) -> float:
-        """Parameters kept over dense parameters, of the replaced sites; 1.0 where there are none."""
+        """Parameters kept over dense parameters, of the replaced sites; 1.0 if there are none."""
         dense = sum(site.dense_parameters for site in self.replaced)
         return sum(site.parameters for site in self.replaced) / dense if dense else 1.0
 
@@ -206,14 +206,7 @@ class Plan:
             ConfigError: the text is no plan, or of a later schema.
         """
         try:
-            data = json.loads(text)
-            if data["schema"] != SCHEMA:
-                raise ConfigError(
-                    f"This plan has schema {data['schema']!r}; this version reads {SCHEMA}. "
-                    "Make the plan again, or update the package."
-                )
-            sites = tuple(_site_from_json(site) for site in data["sites"])
-            return Plan(sites, Budget(**data["budget"]))
+            return _plan_from_json(json.loads(text))
         except ConfigError:
             raise
         except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
@@ -247,6 +240,16 @@ class Plan:
     def __str__(self) -> str:
         """A table with one line per site, and the summary."""
         return f"{_table(self.rows())}\n{self.summary()}"
+
+
+def _plan_from_json(data: dict[str, Any]) -> Plan:
+    if data["schema"] != SCHEMA:
+        raise ConfigError(
+            f"This plan has schema {data['schema']!r}; this version reads {SCHEMA}. "
+            "Make the plan again, or update the package."
+        )
+    sites = tuple(_site_from_json(site) for site in data["sites"])
+    return Plan(sites, Budget(**data["budget"]))
 
 
 def _why(site: Site) -> str:

@@ -23,7 +23,7 @@ class Registry:
     Args:
         kind: what an entry is, in the singular, for messages ("topology").
         group: the entry point group that adds to the table.
-        table: the entries of this package, with module paths relative to it (".topology.clos:Clos").
+        table: the entries of this package, module paths relative to it (".topology.clos:Clos").
 
     Example:
         >>> table = Registry("topology", "sparsify.topologies", {"clos": ".topology.clos:Clos"})

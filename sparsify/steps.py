@@ -1,25 +1,36 @@
-"""The steps of a cascade: Kronecker-sparse stages, which hold weights, and shuffles, which do not."""
+"""The steps of a cascade: Kronecker-sparse stages with weights, and shuffles without."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import ConfigError
 
-__all__ = ["Shuffle", "Stage", "Step"]
+__all__ = ["Shuffle", "Stage", "Step", "check_positive"]
 
 # splitmix64: a published 64-bit mixer, so that a seeded shuffle is the same on every platform and
 # in every version of numpy.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
+_MIX = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
 
 
-def _check_positive(what: str, **sizes: Any) -> None:
+def check_positive(what: str, **sizes: Any) -> None:
+    """Check sizes, which users write by hand and files bring along.
+
+    Raises:
+        ConfigError: one is not a whole number of 1 or more.
+
+    Example:
+        >>> check_positive("A stage", a=4, b=2)
+    """
     for name, size in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ConfigError(f"{what} needs whole numbers of 1 or more; got {name}={size!r}.")
@@ -55,9 +66,11 @@ class Stage:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        _check_positive("A stage", a=self.a, b=self.b, c=self.c, d=self.d)
+        check_positive("A stage", a=self.a, b=self.b, c=self.c, d=self.d)
+        if not isinstance(self.kernel, tuple):
+            raise ConfigError(f"The kernel of a stage is a tuple of taps; got {self.kernel!r}.")
         for size in self.kernel:
-            _check_positive("The kernel of a stage", taps=size)
+            check_positive("The kernel of a stage", taps=size)
 
     @property
     def in_features(self) -> int:
@@ -92,7 +105,9 @@ class Stage:
     def mask(self) -> npt.NDArray[np.int64]:
         """The 0/1 support over channels, (out_features, in_features)."""
         block = np.ones((self.b, self.c), np.int64)
-        return np.kron(np.kron(np.eye(self.a, dtype=np.int64), block), np.eye(self.d, dtype=np.int64))
+        return np.kron(
+            np.kron(np.eye(self.a, dtype=np.int64), block), np.eye(self.d, dtype=np.int64)
+        )
 
     def to_json(self) -> list[int]:
         """As the list [a, b, c, d, *kernel]."""
@@ -103,7 +118,8 @@ class Stage:
         """Read what `to_json` wrote."""
         if len(data) < 4:
             raise ConfigError(f"A stage is a list [a, b, c, d, *kernel]; got {data!r}.")
-        return Stage(*data[:4], kernel=tuple(data[4:]))
+        a, b, c, d, *kernel = data
+        return Stage(a, b, c, d, tuple(kernel))
 
     def __str__(self) -> str:
         """As "(a,b,c,d)", with the kernel behind it."""
@@ -134,13 +150,21 @@ class Shuffle:
 
     def __post_init__(self) -> None:
         """Check that one kind is asked for."""
-        _check_positive("A shuffle", size=self.size)
+        check_positive("A shuffle", size=self.size)
         if (self.stride is None) == (self.seed is None):
             raise ConfigError("A shuffle needs exactly one of stride= and seed=.")
-        if self.stride is not None and (self.stride < 1 or self.size % self.stride):
+        if self.stride is None:
+            if not isinstance(self.seed, int) or isinstance(self.seed, bool):
+                raise ConfigError(f"The seed of a shuffle is a whole number; got {self.seed!r}.")
+            return
+        check_positive("A shuffle", stride=self.stride)
+        if self.size % self.stride:
             raise ConfigError(
                 f"The stride of a shuffle must divide its size {self.size}; got {self.stride}."
             )
+
+    parameters: ClassVar[int] = 0
+    kernel: ClassVar[tuple[int, ...]] = ()
 
     @property
     def in_features(self) -> int:

@@ -25,8 +25,8 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Program:
 
     Args:
         model: any module, on any device, meta included.
-        example_inputs: a tuple of positional or a dict of keyword inputs, or a single tensor. None:
-            the inputs that the model itself offers (`dummy_inputs`, `example_input_array`), else the
+        example_inputs: a tuple of positional or a dict of keyword inputs, or a tensor. None: the
+            inputs that the model itself offers (`dummy_inputs`, `example_input_array`), else the
             module walk.
 
     Returns:
@@ -107,6 +107,6 @@ def as_inputs(example_inputs: Any) -> Inputs:
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     raise ConfigError(
-        "example_inputs must be a tuple of positional inputs, a dict of keyword inputs or a tensor; "
-        f"got {type(example_inputs).__name__}."
+        "example_inputs must be a tuple of positional inputs, a dict of keyword inputs or a "
+        f"tensor; got {type(example_inputs).__name__}."
     )

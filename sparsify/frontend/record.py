@@ -36,7 +36,8 @@ def record(model: nn.Module, inputs: Inputs) -> fx.Graph:
 
     Returns:
         A graph with `get_attr` nodes for parameters and buffers by their path; each node has
-        `meta["shape"]` and `meta["scope"]`, the paths of the modules that were running.
+        `meta["shape"]` and `meta["scope"]`, the paths of the modules that were running. Where the
+        run had to look at data, the output node has `meta["data_dependent"]`.
 
     Raises:
         ModelError: the model does not run on these inputs.
@@ -50,9 +51,11 @@ def record(model: nn.Module, inputs: Inputs) -> fx.Graph:
         if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
             raise _does_not_run(fake_error) from fake_error
         try:
-            return _real_run(model, inputs)
+            graph = _real_run(model, inputs)
         except Exception as error:
             raise _does_not_run(error) from error
+    graph.output_node().meta["data_dependent"] = True
+    return graph
 
 
 def _does_not_run(error: Exception) -> ModelError:
@@ -118,7 +121,7 @@ class _Recorder(TorchDispatchMode):
     """Writes each ATen call that passes by into a graph."""
 
     def __init__(self, model: nn.Module, stand_ins: dict[str, torch.Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[torch.Tensor] = []
@@ -159,14 +162,20 @@ class _Recorder(TorchDispatchMode):
 
     def _node(self, tensor: torch.Tensor) -> fx.Node:
         if id(tensor) not in self._nodes:
-            name, is_parameter = self._names.get(id(tensor), (f"constant_{len(self._alive)}", False))
+            name, is_parameter = self._names.get(
+                id(tensor), (f"constant_{len(self._alive)}", False)
+            )
             node = self.graph.create_node("get_attr", name)
             node.meta["parameter"] = is_parameter
             self._remember(tensor, node)
         return self._nodes[id(tensor)]
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Let the call happen, then write it down."""
         result = func(*args, **(kwargs or {}))
@@ -175,7 +184,9 @@ class _Recorder(TorchDispatchMode):
             node = self.graph.call_function(func, *self._as_nodes((args, kwargs or {})))
             for position, tensor in enumerate(outputs):
                 single = len(outputs) == 1 and _is_tensor(result)
-                item = node if single else self.graph.call_function(operator.getitem, (node, position))
+                item = (
+                    node if single else self.graph.call_function(operator.getitem, (node, position))
+                )
                 self._remember(tensor, item)
         return result
 

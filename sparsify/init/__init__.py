@@ -1,8 +1,8 @@
 """Initial weights of fabrics: one scheme per file, in one table.
 
-A scheme is a function `(fabric, generator, centred) -> list of float64 tensors`, one per stage, such
-that white input of unit variance gives output of unit variance; `initialise` scales the result to
-what the dense layer gave. Reference: NeuroFabric, arXiv 2002.08339 (sparse initialisation).
+A scheme is a function `(fabric, generator, centred) -> list of float64 tensors`, one per stage,
+such that white input of unit variance gives output of unit variance; `initialise` scales the
+result to what the dense layer gave. Reference: NeuroFabric, arXiv 2002.08339 (sparse init).
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ __all__ = ["orthogonal"]
 def orthogonal(fabric: Fabric, random: torch.Generator, centred: bool) -> list[Tensor]:
     """Every block of every stage is (semi-)orthogonal, drawn from the Haar measure.
 
-    A cascade whose widths are monotone is then exactly (semi-)orthogonal up to its scale; where they
-    are not, each stage still preserves the variance. Stages that widen are scaled by sqrt(b / c), so
+    A cascade whose widths are monotone is exactly (semi-)orthogonal up to its scale; where they are
+    not, each stage still preserves the variance. Stages that widen are scaled by sqrt(b / c), so
     that the variance per feature, not the norm, is kept.
 
     Args:
@@ -42,8 +42,8 @@ def _stage(stage: Stage, random: torch.Generator, centred: bool) -> Tensor:
     blocks = stage.a * stage.d
     if stage.kernel and centred:
         weight = torch.zeros(blocks, stage.b, stage.c, *stage.kernel, dtype=torch.float64)
-        centre = tuple(size // 2 for size in stage.kernel)
-        weight[(..., *centre)] = _haar(blocks, stage.b, stage.c, random)
+        flat = weight.flatten(3)
+        flat[..., flat.shape[-1] // 2] = _haar(blocks, stage.b, stage.c, random)
     else:
         weight = _haar(blocks, stage.b, stage.fan_in, random)
     return weight.reshape(stage.shape)
@@ -55,6 +55,5 @@ def _haar(count: int, rows: int, columns: int, random: torch.Generator) -> Tenso
     q, r = torch.linalg.qr(torch.randn(count, tall, narrow, generator=random, dtype=torch.float64))
     # The signs of R's diagonal make Q unique, and with that Haar distributed.
     q = q * torch.where(torch.diagonal(r, dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
-    if rows >= columns:
-        return q * math.sqrt(rows / columns)
-    return q.transpose(-2, -1)
+    haar: Tensor = q * math.sqrt(rows / columns) if rows >= columns else q.transpose(-2, -1)
+    return haar

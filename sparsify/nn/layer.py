@@ -42,7 +42,7 @@ class FabricLayer(nn.Module):
         super().__init__()
         if not isinstance(fabric, Fabric):
             raise ConfigError(
-                f"A fabric layer needs a Fabric, as sp.fabric(...) makes; got {type(fabric).__name__}."
+                f"A fabric layer needs a Fabric, see sp.fabric(...); got {type(fabric).__name__}."
             )
         self.fabric = fabric
         place: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -67,10 +67,7 @@ class FabricLayer(nn.Module):
     @property
     def density(self) -> float:
         """Parameters kept over parameters of the dense layer."""
-        return sum(factor.numel() for factor in self.factors) / self._dense_parameters()
-
-    def _dense_parameters(self) -> int:
-        return self.fabric.out_features * self.fan_in
+        return self.fabric.parameters / (self.fabric.out_features * self.fan_in)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw new weights: orthogonal, with the output variance of PyTorch's own layers.

@@ -1,4 +1,4 @@
-"""The dense layers that a fabric can stand for, in one table: what they are and what they become."""
+"""The dense layers that a fabric can stand for: what they are and what they become."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def _linear(module: nn.Module) -> Dense:
 
 
 def _transposed(module: nn.Module) -> Dense:
-    inputs, outputs = module.weight.shape  # type: ignore[union-attr]
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    inputs, outputs = weight.shape
     return Dense("linear", int(inputs), int(outputs))
 
 
@@ -101,14 +102,14 @@ OWNERS: dict[str, Owner] = {
     "transformers.pytorch_utils.Conv1D": Owner(_transposed, _build_transposed),
 }
 """Class of the dense layer, by its full name -> how to read it and what replaces it. A subclass
-counts as its parent as long as it has the parent's own forward. Add a line to serve another class."""
+counts as its parent while it has the parent's own forward. Add a line to serve another class."""
 
 
 def _owner(module: nn.Module) -> Owner | None:
     for cls in type(module).__mro__:
         owner = OWNERS.get(f"{cls.__module__}.{cls.__qualname__}")
         if owner is not None:
-            return owner if type(module).forward is cls.forward else None
+            return owner if type(module).forward is vars(cls)["forward"] else None
     return None
 
 

@@ -6,6 +6,7 @@ Reference: NeuroFabric, arXiv 2002.08339 (rating topologies before training).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 
 from ..fabric import Fabric
@@ -108,9 +109,7 @@ def _strided(topology: Topology, strided: bool) -> Topology:
     return topology
 
 
-def _grown(
-    topology: Topology, in_features: int, out_features: int, usage: Usage
-) -> Fabric | None:
+def _grown(topology: Topology, in_features: int, out_features: int, usage: Usage) -> Fabric | None:
     """The fabric with its growing option as high as the budget allows; None if none fits."""
     for candidate in _sizes(topology, in_features, out_features, usage):
         fabric = candidate.build(in_features, out_features)
@@ -124,7 +123,7 @@ def _sizes(
 ) -> Iterator[Topology]:
     if topology.grows is not None:
         unit = usage(topology.build(in_features, out_features))
-        count = min(int(1 / unit), topology.most(in_features, out_features)) if unit <= 1 else 0
+        count = min(math.ceil(1 / unit), topology.most(in_features, out_features)) if unit <= 1 else 0
         for size in (count, count - 1):
             if size > 1:
                 yield dataclasses.replace(topology, **{topology.grows: size})

@@ -64,7 +64,7 @@ def build(name: str, in_features: int, out_features: int, options: dict[str, Any
         options: the family's options by name.
 
     Raises:
-        ConfigError: unknown family or option, an option is missing, or it does not go with the sizes.
+        ConfigError: unknown family or option, or an option is missing or out of range.
 
     Example:
         >>> build("low_rank", 8, 8, {"rank": 2}).parameters
@@ -82,6 +82,8 @@ def build(name: str, in_features: int, out_features: int, options: dict[str, Any
         key for key, f in fields.items() if f.default is dataclasses.MISSING and key not in options
     ]
     if missing:
-        raise ConfigError(f"{name} needs the option {missing[0]}=, or a budget= instead of options.")
+        raise ConfigError(
+            f"{name} needs the option {missing[0]}=, or a budget= instead of options."
+        )
     topology: Topology = family(**options)
     return topology.build(in_features, out_features)

@@ -65,7 +65,9 @@ class Topology(ABC):
         for name, size in (("in_features", in_features), ("out_features", out_features)):
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise ConfigError(f"{name} must be a whole number of 1 or more; got {size!r}.")
-        return Fabric(in_features, out_features, self.branches(in_features, out_features), str(self))
+        return Fabric(
+            in_features, out_features, self.branches(in_features, out_features), str(self)
+        )
 
     def __str__(self) -> str:
         """As the call that makes it, options at their defaults left out."""

@@ -12,6 +12,8 @@ from .base import Topology, block_counts, check_range
 
 __all__ = ["BlockDiagonal"]
 
+_MOST_DOUBLED = 0.05
+
 
 @dataclass(frozen=True)
 class BlockDiagonal(Topology):
@@ -47,4 +49,9 @@ class BlockDiagonal(Topology):
         """Every number of blocks that cuts the narrower width well."""
         narrow = min(in_features, out_features)
         counts = {*block_counts(narrow), *block_counts(math.gcd(in_features, out_features))}
-        yield from (cls(blocks) for blocks in sorted(counts))
+        for blocks in sorted(counts):
+            outputs, inputs = math.ceil(out_features / blocks), math.ceil(in_features / blocks)
+            surplus = (blocks * outputs - out_features) * (blocks * inputs - in_features)
+            # Where an input wraps and an output folds, two weights join the same pair of features.
+            if surplus <= _MOST_DOUBLED * blocks * outputs * inputs:
+                yield cls(blocks)

@@ -67,10 +67,12 @@ class Butterfly(Topology):
         radices = tuple(self.radices)
         for radix in radices:
             check_range(self.name, "each of radices", radix, max(width, 2), lowest=min(width, 2))
-        if not radices or not width <= math.prod(radices) < 2 * width:
+        before = math.prod(radices[:-1])
+        if not radices or not before * (radices[-1] - 1) < width <= before * radices[-1]:
             raise ConfigError(
-                f"butterfly: the radices must multiply to {width} (the narrower width), at most "
-                f"{2 * width - 1}; {radices} multiply to {math.prod(radices)}."
+                f"butterfly: the radices must multiply to {width} (the narrower width), or to the "
+                f"next number that the last radix can reach; {radices} multiply to "
+                f"{math.prod(radices)}."
             )
         return radices
 
@@ -83,11 +85,11 @@ class Butterfly(Topology):
 
     @classmethod
     def candidates(cls, in_features: int, out_features: int) -> Iterator[Topology]:
-        """Equal radices that are powers of two, and every good split into two or three."""
+        """Equal radices that are powers of two, one stage, every good split into two or three."""
         width = min(in_features, out_features)
-        for exponent in range(1, 7):
-            if 2**exponent <= width:
-                yield cls(radix=2**exponent)
+        powers = (2**exponent for exponent in range(1, 7) if 2**exponent < width)
+        for radix in (*powers, max(width, 2)):
+            yield cls(radix=radix)
         for first in block_counts(width):
             rest = math.ceil(width / first)
             if first < 2 or rest < 2:
@@ -95,5 +97,5 @@ class Butterfly(Topology):
             yield cls(radices=(first, rest))
             for second in block_counts(rest):
                 third = math.ceil(rest / second)
-                if second >= 2 and third >= 2 and first * second * third < 2 * width:
+                if second >= 2 and third >= 2:
                     yield cls(radices=(first, second, third))

@@ -19,7 +19,7 @@ class Clos(Topology):
 
     Each ingress switch takes in_features / ingress inputs to `middle` links, one to each middle
     switch; each middle switch joins all ingress with all egress switches.
-    Parameters kept, for egress = ingress: middle * (in_features + out_features) + middle * ingress**2.
+    Parameters kept, for egress = ingress: middle * (in_features + out_features + ingress**2).
 
     Args:
         ingress: ingress switches, 1 to in_features.
