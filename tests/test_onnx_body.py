@@ -1,0 +1,131 @@
+"""Function bodies compute what fabrics mean, in onnxruntime and in onnx's own evaluator."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor
+
+from sparsify.export.onnx_ops import DOMAIN, OpTable, structure
+from sparsify.fabric import Fabric
+from sparsify.ops.window import Window
+from sparsify.topology import TOPOLOGIES
+from tests.support.fabrics import any_fabrics, dense_matrix, random_fabrics, random_factors
+from tests.support.onnx_nets import MONARCH, ODD
+
+Array = npt.NDArray[Any]
+LEADS = ((), (1,), (5,), (2, 3), (2, 1, 3))
+
+
+def body_model(
+    fabric: Fabric, factors: list[Tensor], rank: int, window: Window | None = None
+) -> onnx.ModelProto:
+    """A model of one node and its body."""
+    table = OpTable()
+    name = table.name(fabric, window)
+    weights = [numpy_helper.from_array(f.numpy(), f"w{i}") for i, f in enumerate(factors)]
+    kind = weights[0].data_type
+    names = ["x", *(weight.name for weight in weights)]
+    node = helper.make_node(name, names, ["y"], domain=DOMAIN, **structure(fabric, window))
+    graph = helper.make_graph(
+        [node],
+        "body",
+        [helper.make_tensor_value_info("x", kind, [f"x{i}" for i in range(rank)])],
+        [helper.make_tensor_value_info("y", kind, [f"y{i}" for i in range(rank)])],
+        weights,
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(DOMAIN, 1)]
+    functions = table.functions({name}, 18)
+    model = helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def in_onnxruntime(model: onnx.ModelProto, *inputs: Array, optimize: bool = True) -> list[Array]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    runtime = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return [runtime.run(None, {"x": x})[0] for x in inputs]
+
+
+def check_body(fabric: Fabric) -> None:
+    """At every rank, in both runtimes, against the dense matrix."""
+    factors = random_factors(fabric)
+    dense = dense_matrix(fabric, factors)
+    random = np.random.default_rng(0)
+    for lead in LEADS:
+        x = random.standard_normal((*lead, fabric.in_features))
+        model = body_model(fabric, factors, x.ndim)
+        expected = x @ dense.T
+        scale = max(1.0, np.abs(expected).max())
+        for y in (in_onnxruntime(model, x)[0], ReferenceEvaluator(model).run(None, {"x": x})[0]):
+            assert y.shape == expected.shape
+            assert np.abs(y - expected).max() <= 1e-10 * scale, f"{fabric.to_json()} at {lead}"
+
+
+@pytest.mark.parametrize("family", list(TOPOLOGIES))
+def test_body_of_family(family: str) -> None:
+    for fabric in itertools.islice(random_fabrics(family, 40, seed=3), 0, None, 4):
+        check_body(fabric)
+
+
+@settings(max_examples=25)
+@given(any_fabrics(kernels=False))
+def test_body_of_any_fabric(fabric: Fabric) -> None:
+    check_body(fabric)
+
+
+@pytest.mark.parametrize("lead", [(0,), (0, 3), (3, 0)])
+@pytest.mark.parametrize("fabric", [MONARCH, ODD])
+def test_body_without_rows(fabric: Fabric, lead: tuple[int, ...]) -> None:
+    # Without optimizations: onnxruntime's own FusedMatMul divides by zero where there are no rows.
+    x = np.zeros((*lead, fabric.in_features))
+    model = body_model(fabric, random_factors(fabric), x.ndim)
+    expected = (*lead, fabric.out_features)
+    assert in_onnxruntime(model, x, optimize=False)[0].shape == expected
+    assert ReferenceEvaluator(model).run(None, {"x": x})[0].shape == expected
+
+
+@pytest.mark.parametrize("kernel", [(), (3,), (1, 2), (3, 3), (2, 1, 3)])
+@pytest.mark.parametrize("fabric", [MONARCH, ODD])
+def test_body_of_convolution(fabric: Fabric, kernel: tuple[int, ...]) -> None:
+    rank = len(kernel) or 2
+    spatial = fabric.with_kernel(kernel) if kernel else fabric
+    factors = random_factors(spatial, dtype=torch.float32)
+    window = Window((2, 1, 2)[:rank], (1, 0, 2)[:rank], (1, 2, 1)[:rank])
+    dense = torch.from_numpy(dense_matrix(spatial, factors)).float()  # (*kernel, out, in)
+    dense = dense.reshape(*(kernel or (1,) * rank), *dense.shape[-2:])
+    dense = dense.permute(rank, rank + 1, *range(rank))
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+    model = body_model(spatial, factors, rank + 2, window)
+    images = [torch.randn(n, 16, *(7, 8, 6)[:rank]) for n in (1, 3, 0)]
+    for x, y in zip(images, in_onnxruntime(model, *(x.numpy() for x in images)), strict=True):
+        expected = convolve(x, dense, None, *window)
+        assert y.shape == expected.shape
+        assert (
+            np.abs(y - expected.numpy()).max(initial=0) <= 1e-5 * expected.abs().max().item()
+            if (y.size)
+            else True
+        )
+
+
+def test_structure_names_every_step() -> None:
+    steps = structure(ODD)["steps"]
+    assert steps == [3, 4, 6, 1, 0, 12, 3, 0, 2, 3, 2, 3, -1, 16, 0, 3, 1, 17, 16, 1]
+    assert structure(ODD)["branches"] == [3, 2]
