@@ -62,7 +62,9 @@ def _unusual(module: nn.Module) -> str:
         return "its weight is no parameter (an old weight_norm or spectral_norm hook)"
     if not weight.is_floating_point():
         return f"its weight is of type {weight.dtype}".replace("torch.", "")
-    return ""
+    held = (*module._parameters, *module._buffers, *module._modules)
+    extra = [name for name in held if name not in ("weight", "bias")]
+    return f"it holds more than a weight and a bias: {extra[0]!r}" if extra else ""
 
 
 def _shared(

@@ -7,7 +7,8 @@ result to what the dense layer gave. Reference: NeuroFabric, arXiv 2002.08339 (s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -64,7 +65,19 @@ def initialise(
         True
     """
     draw: Scheme = INITS[scheme]
-    values = draw(fabric, random, centred)
+    with _one_thread():
+        values = draw(fabric, random, centred)
     balance_outputs(values, fabric, gain)
     for factor, value in zip(factors, values, strict=True):
         factor.copy_(value)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The same bits whatever the number of threads; and small blocks are not worth a second one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -32,7 +32,8 @@ def dense_gain(weight: Tensor | None, fan_in: int) -> float:
     """
     if weight is None or weight.is_meta:
         return DEFAULT_GAIN
-    return math.sqrt(weight.detach().double().square().mean().item() * fan_in)
+    norm = torch.linalg.vector_norm(weight.detach(), dtype=torch.float64).item()
+    return norm * math.sqrt(fan_in / max(1, weight.numel()))
 
 
 def balance_outputs(values: list[Tensor], fabric: Fabric, gain: float) -> None:

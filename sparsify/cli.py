@@ -1,0 +1,365 @@
+"""The command line: `sparsify VERB ...`. Data goes to stdout, everything else to stderr.
+
+The parser is built without torch; a verb imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .command.arguments import parse
+from .errors import BudgetError, ConfigError, FileError, SparsifyError, VerificationError, nearest
+from .files import publish, read_text
+from .command.outputs import check_output
+from .report import Row, render
+
+if TYPE_CHECKING:
+    from .frontend.source import Source
+    from .plan import Plan
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments, without the program's name; those of the process by default.
+
+    Returns:
+        The exit code: see `sparsify --help`.
+
+    Example:
+        >>> main(["list", "--format", "json"])  # doctest: +SKIP
+        0
+    """
+    is_verbose = False
+    try:
+        if argv is None:  # the process is ours: leave nothing behind when it is told to end
+            signal.signal(signal.SIGTERM, _terminate)
+        args = parse(list(sys.argv[1:] if argv is None else argv))
+        is_verbose = args.verbose > 0
+        with _logs(args):
+            _VERBS[args.verb](args)
+        sys.stdout.flush()
+    except SystemExit as stop:  # --help, --version, SIGTERM
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED, False)
+    except BrokenPipeError:  # the reader of a pipe had enough
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SparsifyError as error:
+        return _fail(f"error: {error}", error.exit_code, is_verbose)
+    except OSError as error:
+        return _fail(f"error: {error}", FileError.exit_code, is_verbose)
+    except Exception:  # a bug, which must not end without a word
+        hint = "this is a bug. Please report it with the command and the text above"
+        return _fail(f"internal error: {hint}", SparsifyError.exit_code, True)
+    return 0
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _fail(message: str, code: int, with_traceback: bool) -> int:
+    if with_traceback:
+        traceback.print_exc()
+    print(f"sparsify: {message}", file=sys.stderr)
+    return code
+
+
+# --- the verbs --------------------------------------------------------------------------------
+
+
+def _plan(args: argparse.Namespace) -> None:
+    output = _output(args) if args.output else None
+    plan = _planned(args, _open(args, is_dry=True))
+    if output:
+        text = plan.to_json() + "\n"
+        publish(output, lambda path: path.write_text(text, encoding="utf-8"), overwrite=True)
+    _show_plan(args, plan)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from .api import sparsify
+    from .plan import Plan
+
+    if args.output is None and not args.dry_run:
+        raise ConfigError("convert needs -o OUTPUT, or --dry-run to write nothing.")
+    output, is_folder = None, False
+    if args.output is not None:
+        is_folder = Path(args.source).is_dir() and not args.output.endswith(".safetensors")
+        output = _output(args, is_folder=is_folder)
+    plan = None if args.plan is None else Plan.from_json(read_text(args.plan))
+    _check_init(args.init)
+    source = _open(args, is_dry=args.dry_run)
+    plan = _planned(args, source) if plan is None else _unmixed(args, plan)
+    if output and not args.dry_run:
+        sparse = sparsify(
+            source.model, source.example_inputs, plan=plan, init=args.init, seed=args.seed
+        )
+        _save(sparse, source, output, is_folder)
+        logger.info("%s\nwrote %s", plan.summary(), output)
+    _show_plan(args, plan)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from .export import exporter
+
+    write = exporter(args.output)
+    output = _output(args)
+    source = _open(args)
+    example_inputs = _inputs_of(args, source)
+    if not _has_fabric(source):
+        logger.warning("the model has no fabric; `sparsify convert` makes one that has")
+    report = write(
+        source.model,
+        output,
+        example_inputs,
+        dynamic=args.dynamic or None,
+        opset=args.opset,
+    )
+    logger.info("wrote %s", output)
+    _show_report(args, report)
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from .verify import compare
+
+    if not Path(args.file).is_file():
+        raise FileError(f"There is no file {args.file}.")
+    source = _open(args)
+    report = compare(source.model, args.file, _inputs_of(args, source))
+    _show_report(args, report)
+    if not report.passed:
+        raise VerificationError(
+            f"{args.file} differs from the model: output {report.worst.output!r} is off by "
+            f"{report.worst.max_abs:.1e} at batch {report.worst.batch}."
+        )
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from .io.contents import contents
+
+    found = contents(Path(args.file))
+    _show(args, found.rows, facts=found.facts)
+
+
+def _list(args: argparse.Namespace) -> None:
+    from .environment import plug_ins
+    from .topology import topologies
+
+    if (args.inputs is None) != (args.outputs is None):
+        raise ConfigError("--in and --out go together: sparsify list --in 1024 --out 4096.")
+    if args.inputs is None:
+        _show(args, plug_ins())
+        return
+    from .command.options import parse_budget
+
+    budget = parse_budget(args.budget)
+    names = ("auto", *topologies())
+    _show(args, [_family(name, args.inputs, args.outputs, budget) for name in names])
+
+
+def _family(name: str, inputs: int, outputs: int, budget: Any) -> Row:
+    from .api import fabric
+
+    try:
+        found = fabric(name, inputs, outputs, budget=budget)
+    except BudgetError as error:
+        none = dict.fromkeys(("parameters", "density", "stages"))
+        return {"family": name, "fabric": str(error), **none}
+    return {
+        "family": name,
+        "fabric": str(found),
+        "parameters": found.parameters,
+        "density": found.density,
+        "stages": len(found.stages),
+    }
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from .environment import capabilities
+
+    rows: list[Row] = [
+        {"kind": c.kind, "name": c.name, "live": c.is_live, "detail": c.detail}
+        for c in capabilities()
+    ]
+    _show(args, rows)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from .demo import run
+
+    run(
+        steps=args.steps,
+        seed=args.seed,
+        threads=args.threads,
+        output=args.output,
+        quick=args.quick,
+    )
+
+
+_VERBS = {
+    "plan": _plan,
+    "convert": _convert,
+    "export": _export,
+    "verify": _verify,
+    "inspect": _inspect,
+    "list": _list,
+    "doctor": _doctor,
+    "demo": _demo,
+}
+
+
+# --- what the verbs share -----------------------------------------------------------------------
+
+
+def _open(args: argparse.Namespace, *, is_dry: bool = False) -> Source:
+    from .frontend.inputspec import parse_inputs
+    from .frontend.source import Request, open_source
+
+    given = parse_inputs(args.input)
+    args.dynamic = given.dynamic
+    weights = None if args.weights is None else Path(args.weights)
+    request = Request(args.source, weights, args.trust_pickle, is_dry, args.seed)
+    logger.debug("opening %s", args.source)
+    return open_source(request, given.inputs)
+
+
+def _planned(args: argparse.Namespace, source: Source) -> Plan:
+    from .api import plan
+    from .command.options import parse_budget, parse_rule
+
+    return plan(
+        source.model,
+        source.example_inputs,
+        budget=parse_budget(args.budget or "0.1"),
+        topology=args.topology or "auto",
+        include=args.include,
+        exclude=args.exclude,
+        rules=[parse_rule(text) for text in args.rule],
+    )
+
+
+def _unmixed(args: argparse.Namespace, plan: Plan) -> Plan:
+    for name in ("budget", "topology", "include", "exclude", "rule"):
+        if getattr(args, name):
+            raise ConfigError(f"--plan has been decided already: --{name} cannot go with it.")
+    return plan
+
+
+def _check_init(name: str) -> None:
+    from .init import INITS
+
+    if name not in INITS:
+        raise ConfigError(
+            f"There is no init {name!r}; there are {', '.join(INITS)}.{nearest(name, INITS)}"
+        )
+
+
+def _has_fabric(source: Source) -> bool:
+    from .io.recipe import fabrics
+
+    return bool(fabrics(source.model))
+
+
+def _inputs_of(args: argparse.Namespace, source: Source) -> Any:
+    if source.example_inputs is not None:
+        return source.example_inputs
+    for name in ("example_input_array", "dummy_inputs"):
+        offered = getattr(source.model, name, None)
+        if offered is not None:
+            return offered if isinstance(offered, dict | tuple) else (offered,)
+    raise ConfigError(
+        f"{args.verb} has to run the model: give its inputs, such as --input "
+        "'x:f32[batch,3,224,224]', or let the factory return (model, example_inputs)."
+    )
+
+
+def _save(model: Any, source: Source, output: Path, is_folder: bool) -> None:
+    from .frontend.folder import WEIGHTS, save_folder
+    from .io import save
+    from .io.saved import open_saved
+
+    if is_folder:
+        save_folder(model, source.folder or Path(), output)
+    else:
+        save(model, output)
+    open_saved(output / WEIGHTS if is_folder else output).verify()
+
+
+def _output(args: argparse.Namespace, *, is_folder: bool = False) -> Path:
+    names = ("source", "weights", "plan", "config")
+    inputs = [path for name in names if (path := getattr(args, name, None))]
+    return check_output(args.output, inputs, replace=args.force, is_folder=is_folder)
+
+
+def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
+    data = json.loads(plan.to_json()) if args.format == "json" else None
+    _show(args, plan.rows(), data=data)
+    if args.format != "json":
+        print(f"\n{plan.summary()}")
+
+
+def _show_report(args: argparse.Namespace, report: Any) -> None:
+    rows = [
+        {
+            "batch": d.batch or None,
+            "output": d.output,
+            "max abs error": d.max_abs if math.isfinite(d.max_abs) else str(d.max_abs),
+            "relative error": d.relative if math.isfinite(d.relative) else str(d.relative),
+            "allowed": d.tolerance,
+            "result": "ok" if d.passed else "FAILED",
+        }
+        for d in report.differences
+    ]
+    _show(args, rows)
+
+
+def _show(args: argparse.Namespace, rows: Sequence[Row], **more: Any) -> None:
+    wanted = {"always": True, "never": False}.get(args.color)
+    styled = sys.stdout.isatty() and "NO_COLOR" not in os.environ if wanted is None else wanted
+    print(render(rows, args.format, styled=styled, **more))
+
+
+@contextlib.contextmanager
+def _logs(args: argparse.Namespace) -> Iterator[None]:
+    """Our own logger's lines on stderr, and in a file where asked; as before afterwards."""
+    root = logging.getLogger("sparsify")
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers[0].setLevel(logging.WARNING if args.quiet else logging.INFO - 10 * args.verbose)
+    if args.log_file:
+        try:
+            handlers.append(logging.FileHandler(args.log_file, encoding="utf-8"))
+        except OSError as error:
+            raise FileError(f"Cannot write {args.log_file}: {error.strerror}.") from error
+    level = root.level
+    root.setLevel(logging.DEBUG)
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
