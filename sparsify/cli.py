@@ -134,7 +134,7 @@ def _export(args: argparse.Namespace) -> None:
         source.model,
         output,
         example_inputs,
-        dynamic=args.dynamic or None,
+        dynamic=args.dynamic or source.dynamic or None,
         opset=args.opset,
     )
     logger.info("wrote %s", output)

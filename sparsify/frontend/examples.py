@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ROWS", "example_inputs"]
+__all__ = ["ROWS", "example_inputs", "token_axes"]
 
 ROWS = 2
 """Rows of every example: one row would make tracers take the batch for a constant."""
@@ -35,6 +35,15 @@ def example_inputs(model: Any, config: Any) -> dict[str, Tensor] | None:
         start = getattr(config, "decoder_start_token_id", None) or 0
         inputs["decoder_input_ids"] = torch.full((ROWS, 4), start)
     return inputs
+
+
+def token_axes(inputs: dict[str, Tensor] | None) -> dict[str, dict[int, str]]:
+    """The axes of token inputs that may change: their number as well as their batch."""
+    return {
+        name: {0: "batch", 1: f"{name.removesuffix('input_ids')}sequence"}
+        for name, value in (inputs or {}).items()
+        if name.endswith("input_ids") and value.dim() == 2
+    }
 
 
 def _tokens(model: Any) -> dict[str, Tensor] | None:

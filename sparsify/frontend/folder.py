@@ -17,7 +17,7 @@ from ..files import read_text, staged, writing
 from ..io import load, save
 from ..io.saved import is_saved
 from ..io.tensors import read_header
-from .examples import example_inputs
+from .examples import example_inputs, token_axes
 from .factory import seeded
 from .source import Request, Source
 from .weights import with_weights
@@ -58,7 +58,8 @@ class Folder:
         config = _config(transformers, folder)
         cls = _class(transformers, config, folder)
         model = _build(cls, config, folder, request)
-        return Source(model.eval(), example_inputs(model, config), folder)
+        inputs = example_inputs(model, config)
+        return Source(model.eval(), inputs, folder, token_axes(inputs))
 
 
 def save_folder(model: nn.Module, source: Path, output: Path) -> None:

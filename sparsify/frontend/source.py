@@ -5,7 +5,7 @@ One frontend per kind of text, in one table; each has `accepts(text)` and `open(
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,11 +53,13 @@ class Source:
         model: the model, dense or sparse.
         example_inputs: what it can be called with; None where nothing is known.
         folder: the model folder that it came from; None where it came from code.
+        dynamic: axes of the inputs that may change size, by input name, axis and label.
     """
 
     model: nn.Module
     example_inputs: Any = None
     folder: Path | None = None
+    dynamic: dict[str, dict[int, str]] = field(default_factory=dict)
 
 
 class Frontend(Protocol):
@@ -93,7 +95,7 @@ def open_source(request: Request, example_inputs: Any = None) -> Source:
         if frontend.accepts(request.text):
             source = frontend.open(request)
             if example_inputs is not None:
-                source = replace(source, example_inputs=example_inputs)
+                source = replace(source, example_inputs=example_inputs, dynamic={})
             return source
     raise _unsupported(request.text)
 
