@@ -132,7 +132,7 @@ class Fabric:
 
     @property
     def width(self) -> int:
-        """Generic rank: how many independent signals pass."""
+        """How many independent signals pass at most; where nothing wraps, the generic rank."""
         return min(self.in_features, self.out_features, self.waist)
 
     @property

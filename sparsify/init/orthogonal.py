@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -52,8 +54,21 @@ def _stage(stage: Stage, random: torch.Generator, centred: bool) -> Tensor:
 def _haar(count: int, rows: int, columns: int, random: torch.Generator) -> Tensor:
     """`count` independent (rows, columns) matrices with rows of unit mean square length."""
     tall, narrow = max(rows, columns), min(rows, columns)
-    q, r = torch.linalg.qr(torch.randn(count, tall, narrow, generator=random, dtype=torch.float64))
+    gaussian = torch.randn(count, tall, narrow, generator=random, dtype=torch.float64)
+    with _one_thread():
+        q, r = torch.linalg.qr(gaussian)
     # The signs of R's diagonal make Q unique, and with that Haar distributed.
     q = q * torch.where(torch.diagonal(r, dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
     haar: Tensor = q * math.sqrt(rows / columns) if rows >= columns else q.transpose(-2, -1)
     return haar
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """LAPACK's last bits depend on the number of threads; many small blocks gain nothing by them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,12 +12,29 @@ from torch.nn import functional
 from ..errors import ConfigError
 from ..fabric import Fabric
 from ..ops import fabric_conv
-from .layer import FabricLayer
+from .layer import FabricLayer, check_fabric
 
 __all__ = ["FabricConv1d", "FabricConv2d", "FabricConv3d"]
 
 Size = int | tuple[int, ...]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+PADDING_MODES = get_args(PaddingMode)
+
+
+def _check_groups(fabric: Fabric, groups: int) -> None:
+    """A fabric serves a grouped convolution where each of its stages repeats over the groups."""
+    if not isinstance(groups, int) or groups < 1:
+        raise ConfigError(f"groups must be a whole number of 1 or more; got groups={groups!r}.")
+    if groups == 1:
+        return
+    if fabric.in_features % groups or fabric.out_features % groups:
+        raise ConfigError(f"groups={groups} must divide the channels of {fabric}.")
+    steps = [step for branch in fabric.branches for step in branch]
+    if not fabric.is_exact or any(getattr(step, "a", 1) % groups for step in steps):
+        raise ConfigError(
+            f"The fabric mixes the {groups} groups; build it for one group and take "
+            f"fabric.repeat({groups}). It is {fabric}."
+        )
 
 
 class _FabricConv(FabricLayer):
@@ -39,12 +56,16 @@ class _FabricConv(FabricLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         """See `FabricConv2d`."""
+        check_fabric(fabric)
         kernel = self._sizes("kernel_size", kernel_size)
         spatial = fabric if fabric.kernel else fabric.with_kernel(kernel)
         if spatial.kernel not in ((), kernel):
             raise ConfigError(f"The fabric has the kernel {spatial.kernel}, not {kernel}.")
-        if fabric.in_features % groups or fabric.out_features % groups:
-            raise ConfigError(f"groups={groups} must divide the channels of {fabric}.")
+        _check_groups(fabric, groups)
+        if padding_mode not in PADDING_MODES:
+            raise ConfigError(
+                f"padding_mode is one of {', '.join(PADDING_MODES)}; got {padding_mode!r}."
+            )
         super().__init__(spatial, bias, device, dtype)
         self.in_channels, self.out_channels = fabric.in_features, fabric.out_features
         self.kernel_size, self.groups = kernel, groups
@@ -56,9 +77,15 @@ class _FabricConv(FabricLayer):
         self.reset_parameters()
 
     def _sizes(self, name: str, value: Size) -> tuple[int, ...]:
-        sizes = (value,) * self.rank if isinstance(value, int) else tuple(value)
-        if len(sizes) != self.rank or any(size < (name != "padding") for size in sizes):
-            raise ConfigError(f"{name} must be one size or {self.rank} sizes; got {value!r}.")
+        sizes = tuple(value) if isinstance(value, (tuple, list)) else (value,) * self.rank
+        least = 0 if name == "padding" else 1
+        if len(sizes) != self.rank or not all(
+            isinstance(size, int) and size >= least for size in sizes
+        ):
+            raise ConfigError(
+                f"{name} must be one whole number or {self.rank} of them, each {least} or more; "
+                f"got {value!r}."
+            )
         return sizes
 
     def _edges(self) -> list[tuple[int, int]]:

@@ -14,7 +14,19 @@ from ..fabric import Fabric
 from ..init import initialise
 from ..init.gain import DEFAULT_GAIN
 
-__all__ = ["FabricLayer"]
+__all__ = ["FabricLayer", "check_fabric"]
+
+
+def check_fabric(fabric: object) -> None:
+    """Reject what is no fabric, before anything is asked of it.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not isinstance(fabric, Fabric):
+        raise ConfigError(
+            f"A fabric layer needs a Fabric, see sp.fabric(...); got {type(fabric).__name__}."
+        )
 
 
 class FabricLayer(nn.Module):
@@ -40,10 +52,6 @@ class FabricLayer(nn.Module):
     ) -> None:
         """Make the parameters; the layer's own constructor initialises them."""
         super().__init__()
-        if not isinstance(fabric, Fabric):
-            raise ConfigError(
-                f"A fabric layer needs a Fabric, see sp.fabric(...); got {type(fabric).__name__}."
-            )
         self.fabric = fabric
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.factors = nn.ParameterList(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..fabric import Fabric
 from ..ops import fabric_linear
-from .layer import FabricLayer
+from .layer import FabricLayer, check_fabric
 
 __all__ = ["FabricLinear", "FabricTransposedLinear"]
 
@@ -39,6 +40,11 @@ class FabricLinear(FabricLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         """See the class."""
+        check_fabric(fabric)
+        if fabric.kernel:
+            raise ConfigError(
+                f"A linear layer takes a fabric without a kernel; got one with {fabric.kernel}."
+            )
         super().__init__(fabric, bias, device, dtype)
         self.in_features = fabric.in_features
         self.out_features = fabric.out_features

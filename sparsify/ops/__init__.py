@@ -13,12 +13,12 @@ Example:
 from __future__ import annotations
 
 from . import autocast, autograd, batching, flops, schema
-from .dispatch import kernels as kernels
+from .dispatch import kernel_names as kernel_names
 from .dispatch import use_kernel as use_kernel
 from .errors import OperandError as OperandError
 from .functional import fabric_conv as fabric_conv
 from .functional import fabric_linear as fabric_linear
 
-__all__ = ["OperandError", "fabric_conv", "fabric_linear", "kernels", "use_kernel"]
+__all__ = ["OperandError", "fabric_conv", "fabric_linear", "kernel_names", "use_kernel"]
 
 del autocast, autograd, batching, flops, schema

@@ -3,7 +3,8 @@
 The first derivative is an operator of its own, so that a kernel may write it by hand. It keeps the
 input and the factors, nothing else, and recomputes what lies between the stages: training needs no
 more memory than with the dense layer. Derivatives of that one go through the formulas, which are
-plain torch and so can be differentiated again.
+plain torch and so can be differentiated again. The transforms of `torch.func` (grad, jvp, hessian)
+get the formulas at once, because they do not take an `autograd.Function`.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from .schema import LIBRARY
 
 __all__: list[str] = []
 
-_BelowAutograd = torch._C._AutoDispatchBelowAutograd  # type: ignore[attr-defined]
+_BelowAutograd = torch._C._AutoDispatchBelowAutograd
 _AFTER = torch._C._after_autograd_keyset
+_in_transform = torch._C._are_functorch_transforms_active
 
 
 class _Forward(torch.autograd.Function):
     """y of the operands x, *factors; `rest` is the fabric, then the window of a convolution."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, keys: Any, op: Any, derivative: Any, rest: tuple[Any, ...], *operands: Tensor
     ) -> Tensor:
         ctx.save_for_backward(*operands)
@@ -38,7 +40,7 @@ class _Forward(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *factors = ctx.saved_tensors
         needs = ctx.needs_input_grad[4:]
         found = iter(ctx.derivative(grad, x, factors, *ctx.rest, needs))
@@ -49,7 +51,7 @@ class _Backward(torch.autograd.Function):
     """The gradients that `rest[-1]` asks for, of the operands grad, x, *factors."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, keys: Any, op: Any, rest: tuple[Any, ...], *operands: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*operands)
@@ -58,7 +60,7 @@ class _Backward(torch.autograd.Function):
             return tuple(op.redispatch(keys, *operands[:2], operands[2:], *rest))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[3:]
         found = iter(_differentiate(ctx.saved_tensors, ctx.rest, grads, needs))
         return (None, None, None, *(next(found) if need else None for need in needs))
@@ -90,13 +92,16 @@ def _forward_rule(name: str) -> Callable[..., Tensor]:
     packet = getattr(torch.ops.sparsify, name)
     op = packet.default
     derivative = getattr(torch.ops.sparsify, f"{name}_backward").default
+    apply: Callable[..., Tensor] = _Forward.apply
 
     def rule(keys: Any, x: Tensor, factors: list[Tensor], *rest: Any) -> Tensor:
+        if _in_transform():
+            return formula.apply(x, factors, *rest)
         keys &= _AFTER
         if torch.is_grad_enabled() and (
             x.requires_grad or any(factor.requires_grad for factor in factors)
         ):
-            y: Tensor = _Forward.apply(keys, op, derivative, rest, x, *factors)
+            y: Tensor = apply(keys, op, derivative, rest, x, *factors)
             return y
         with _BelowAutograd():
             y = op.redispatch(keys, x, factors, *rest)
@@ -107,12 +112,15 @@ def _forward_rule(name: str) -> Callable[..., Tensor]:
 
 def _backward_rule(name: str) -> Callable[..., list[Tensor]]:
     op = getattr(torch.ops.sparsify, name).default
+    apply: Callable[..., tuple[Tensor, ...]] = _Backward.apply
 
     def rule(keys: Any, grad: Tensor, x: Tensor, factors: list[Tensor], *rest: Any) -> list[Tensor]:
+        if _in_transform():
+            return formula.gradients(grad, x, factors, *rest)
         keys &= _AFTER
         operands = (grad, x, *factors)
         if torch.is_grad_enabled() and any(operand.requires_grad for operand in operands):
-            return list(_Backward.apply(keys, op, rest, *operands))
+            return list(apply(keys, op, rest, *operands))
         with _BelowAutograd():
             found: list[Tensor] = op.redispatch(keys, grad, x, factors, *rest)
         return found

@@ -15,9 +15,7 @@ from ..fabric import Fabric
 from .kernels import KERNELS
 from .kernels.base import Kernel, Request
 
-
-
-__all__ = ["kernels", "select", "use_kernel"]
+__all__ = ["kernel_names", "select", "use_kernel"]
 
 _log = logging.getLogger(__name__)
 _forced: ContextVar[str | None] = ContextVar("sparsify_kernel", default=None)
@@ -29,11 +27,11 @@ def _kernel(name: str) -> Kernel:
     return kernel
 
 
-def kernels() -> tuple[str, ...]:
+def kernel_names() -> tuple[str, ...]:
     """Names of the kernels, in the order in which they are tried.
 
     Example:
-        >>> "reference" in kernels()
+        >>> "reference" in kernel_names()
         True
     """
     return tuple(KERNELS)
@@ -47,7 +45,7 @@ def use_kernel(name: str) -> Iterator[None]:
     CPU runs on a thread of torch's own, which chooses by itself.
 
     Args:
-        name: one of `kernels()`.
+        name: one of `kernel_names()`.
 
     Raises:
         ConfigError: there is no such kernel; or, at a call within, it cannot serve that call.
@@ -85,7 +83,7 @@ def _select(
 ) -> Kernel:
     request = Request(Fabric.from_json(text), device, dtype, convolution)
     reasons = {}
-    for name in (forced,) if forced else kernels():
+    for name in (forced,) if forced else kernel_names():
         kernel = _kernel(name)
         reason = kernel.unsupported(request)
         if reason is None:
@@ -98,4 +96,3 @@ def _select(
         f"No kernel can run {request.fabric} in {dtype} on {device} ({listed}). "
         "Leave the block of use_kernel, or force another kernel."
     )
-

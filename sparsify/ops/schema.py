@@ -4,7 +4,7 @@ Here: signatures, checks, shapes without data, and the call of a kernel. Derivat
 `autograd.py`, autocast in `autocast.py`, vmap in `batching.py`, FLOPs in `flops.py`; importing
 `sparsify.ops` registers all of them.
 
-The library is defined by hand because a `torch.library.custom_op` costs several times more per call.
+The library is defined by hand because a `torch.library.custom_op` costs several times more a call.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ __all__ = ["LIBRARY", "OPERATORS"]
 
 LIBRARY = torch.library.Library("sparsify", "DEF")
 
+_OPERANDS = "Tensor x, Tensor[] factors, str fabric"
 _WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation"
 SIGNATURES = {
-    "fabric": "(Tensor x, Tensor[] factors, str fabric) -> Tensor",
-    "fabric_backward": "(Tensor grad, Tensor x, Tensor[] factors, str fabric, bool[] needs) -> Tensor[]",
-    "fabric_conv": f"(Tensor x, Tensor[] factors, str fabric, {_WINDOW}) -> Tensor",
-    "fabric_conv_backward": (
-        f"(Tensor grad, Tensor x, Tensor[] factors, str fabric, {_WINDOW}, bool[] needs) -> Tensor[]"
-    ),
+    "fabric": f"({_OPERANDS}) -> Tensor",
+    "fabric_backward": f"(Tensor grad, {_OPERANDS}, bool[] needs) -> Tensor[]",
+    "fabric_conv": f"({_OPERANDS}, {_WINDOW}) -> Tensor",
+    "fabric_conv_backward": f"(Tensor grad, {_OPERANDS}, {_WINDOW}, bool[] needs) -> Tensor[]",
 }
 OPERATORS = tuple(SIGNATURES)
 

@@ -95,16 +95,20 @@ class Window(NamedTuple):
             x = F.pad(x, [pad for size in reversed(self.padding) for pad in (size, size)])
         if all(step == 1 for step in self.stride):
             return x
-        return x[(..., *(slice(None, None, step) for step in self.stride))]
+        return x[self._visited()]
 
     def sample_backward(self, grad: Tensor, sizes: Sequence[int]) -> Tensor:
         """Spread a gradient back over `sizes` positions, the transpose of `sample`."""
         padded = [size + 2 * pad for size, pad in zip(sizes, self.padding, strict=True)]
         spread = grad.new_zeros((*grad.shape[:2], *padded))
-        visited = tuple(slice(None, None, step) for step in self.stride)
-        spread[(..., *visited)] = grad
-        kept = tuple(slice(p, p + s) for p, s in zip(self.padding, sizes, strict=True))
-        return spread[(..., *kept)]
+        spread[self._visited()] = grad
+        inner = zip(self.padding, sizes, strict=True)
+        every = slice(None)
+        return spread[(every, every, *(slice(pad, pad + size) for pad, size in inner))]
+
+    def _visited(self) -> tuple[slice, ...]:
+        every = slice(None)
+        return (every, every, *(slice(None, None, step) for step in self.stride))
 
 
 def spatial(x: Tensor, weight: Tensor, stage: Stage, window: Window) -> Tensor:

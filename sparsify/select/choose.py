@@ -123,7 +123,9 @@ def _sizes(
 ) -> Iterator[Topology]:
     if topology.grows is not None:
         unit = usage(topology.build(in_features, out_features))
-        count = min(math.ceil(1 / unit), topology.most(in_features, out_features)) if unit <= 1 else 0
+        count = (
+            min(math.ceil(1 / unit), topology.most(in_features, out_features)) if unit <= 1 else 0
+        )
         for size in (count, count - 1):
             if size > 1:
                 yield dataclasses.replace(topology, **{topology.grows: size})

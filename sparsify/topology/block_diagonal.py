@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..errors import ConfigError
 from ..fabric import Branch, Stage
 from .base import Topology, block_counts, check_range
 
@@ -37,6 +38,10 @@ class BlockDiagonal(Topology):
 
     def branches(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
         """One stage; uneven widths wrap and fold."""
+        if not isinstance(self.strided, bool):
+            raise ConfigError(
+                f"block_diagonal: strided must be True or False; got {self.strided!r}."
+            )
         highest = min(in_features, out_features)
         blocks = check_range(self.name, "blocks", self.blocks, highest)
         outputs, inputs = math.ceil(out_features / blocks), math.ceil(in_features / blocks)

@@ -42,8 +42,11 @@ class Butterfly(Topology):
 
     def __post_init__(self) -> None:
         """Make the radices hashable."""
-        if self.radices is not None:
-            object.__setattr__(self, "radices", tuple(self.radices))
+        if self.radices is None:
+            return
+        if isinstance(self.radices, str) or not isinstance(self.radices, Sequence):
+            raise ConfigError(f"butterfly: radices must be a sequence; got {self.radices!r}.")
+        object.__setattr__(self, "radices", tuple(self.radices))
 
     def branches(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
         """One stage per radix, from the least significant digit up."""

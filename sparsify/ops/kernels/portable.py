@@ -1,4 +1,9 @@
-"""The reference as a kernel: slow, plain, right; runs wherever torch does."""
+"""Features-major batched products in plain torch: the kernel that runs wherever torch does.
+
+Inside a cascade the rows of a tile are the last, contiguous axis; then every permutation between
+stages is a stride of a batched matrix product. Tiles are small enough that what lies between stages
+stays in cache, in memory that is kept from call to call. The backward computes it again.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +12,27 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ...fabric import Fabric
-from .. import reference
 from ..steps import Gradients
 from ..window import Window
+from . import images
 from .base import Kernel, Request
+from .tiles import Tiles
 
 __all__ = ["Portable"]
 
 
 class Portable(Kernel):
-    """`sparsify.ops.reference` behind the interface of a kernel."""
+    """Batched products over tiles."""
 
     def unsupported(self, request: Request) -> str | None:
-        """Support everything."""
+        """Support everything that torch multiplies."""
         return None
 
     def forward(self, x: Tensor, factors: Sequence[Tensor], fabric: Fabric) -> Tensor:
         """See Kernel."""
-        return reference.forward(x, factors, fabric).contiguous()
+        if not x.shape[0]:
+            return x.new_empty((0, fabric.out_features))
+        return _tiles(fabric, factors).forward(_runs(x))
 
     def backward(
         self,
@@ -35,13 +43,20 @@ class Portable(Kernel):
         needs: Sequence[bool],
     ) -> Gradients:
         """See Kernel."""
-        return _contiguous(reference.backward(grad, x, factors, fabric, needs))
+        grad_x = x.new_empty(x.shape) if needs[0] else None
+        grads = [
+            factor.new_zeros(factor.shape) if need else None
+            for factor, need in zip(factors, needs[1:], strict=True)
+        ]
+        if x.shape[0]:
+            _tiles(fabric, factors).backward(_runs(grad), _runs(x), grads, grad_x)
+        return [grad_x, *grads]
 
     def forward_conv(
         self, x: Tensor, factors: Sequence[Tensor], fabric: Fabric, window: Window
     ) -> Tensor:
         """See Kernel."""
-        return reference.forward(x, factors, fabric, window).contiguous()
+        return images.forward(x, factors, fabric, window)
 
     def backward_conv(
         self,
@@ -53,8 +68,13 @@ class Portable(Kernel):
         window: Window,
     ) -> Gradients:
         """See Kernel."""
-        return _contiguous(reference.backward(grad, x, factors, fabric, needs, window))
+        return images.backward(grad, x, factors, fabric, needs, window)
 
 
-def _contiguous(grads: Gradients) -> Gradients:
-    return [None if grad is None else grad.contiguous() for grad in grads]
+def _tiles(fabric: Fabric, factors: Sequence[Tensor]) -> Tiles:
+    return Tiles(fabric.branches, fabric.in_features, fabric.out_features, factors, by_row=True)
+
+
+def _runs(x: Tensor) -> Tensor:
+    """Make each row contiguous."""
+    return x if x.stride(1) == 1 else x.contiguous()

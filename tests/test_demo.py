@@ -1,0 +1,133 @@
+"""The demo: its parts, a quick run of all of it, and the claim of a full run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+
+import sparsify as sp
+from sparsify.demo import Arm, Result, run
+from sparsify.demo.data import draw, spread, standard_library
+from sparsify.demo.model import ByteTransformer
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    folder = tmp_path_factory.mktemp("demo") / "files"
+    return run(quick=True, steps=3, threads=1, output=folder), folder
+
+
+def test_quick_run(quick: tuple[Result, Path]) -> None:
+    result, folder = quick
+    assert [arm.name for arm in result.arms] == ["dense", "narrow dense", "fabric"]
+    dense, narrow, fabric = result.arms
+    assert result.compression == dense.body_weights / fabric.body_weights >= 8
+    assert narrow.body_weights >= fabric.body_weights
+    assert result.tokens == 3 * result.tokens // result.steps
+    assert result.onnx_error < 1e-4
+    for arm in result.arms:
+        assert 0 < arm.bits_per_byte < 9
+        assert min(arm.training_s, arm.torch_ms, arm.onnxruntime_ms) > 0
+        saved = folder / f"{arm.name.replace(' ', '_')}.safetensors"
+        assert arm.file_bytes == saved.stat().st_size
+    assert len(list(folder.iterdir())) == 6
+
+
+def test_files_are_usable(quick: tuple[Result, Path]) -> None:
+    _, folder = quick
+    loaded = sp.load(folder / "fabric.safetensors", model=ByteTransformer(128)).eval()
+    runtime = onnxruntime.InferenceSession(str(folder / "fabric.onnx"))
+    tokens = torch.randint(256, (5, 128), generator=torch.Generator().manual_seed(0))
+    (scores,) = runtime.run(None, {runtime.get_inputs()[0].name: tokens.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(scores), loaded(tokens), atol=1e-4, rtol=1e-4)
+
+
+def test_result_is_data(quick: tuple[Result, Path]) -> None:
+    result, _ = quick
+    data = json.loads(result.to_json())
+    arms = tuple(Arm(**arm) for arm in data["arms"])
+    assert arms == result.arms
+    assert data["gain"] == result.gain
+
+
+def test_streams_and_state(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table alone goes to stdout; the random state and the number of threads come back."""
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    result = run(steps=1, threads=threads + 1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    captured = capsys.readouterr()
+    assert captured.out == f"{result}\n"
+    assert len(captured.out.splitlines()) == 5
+    assert "final head" in captured.err
+    assert result.verdict() in captured.err
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 1.5}, {"threads": 0}])
+def test_bad_options(options: dict[str, Any]) -> None:
+    with pytest.raises(sp.ConfigError, match=r"must be a whole number of 1 or more; got"):
+        run(**options)
+
+
+def _arm(name: str, bits: float, seconds: float) -> Arm:
+    weights = 100 if name == "fabric" else 800
+    return Arm(name, 8, weights, weights, 1, bits, 1e-3, seconds, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("bits", "seconds", "said"),
+    [
+        (2.0, 9.0, ("0.500 better than its narrow twin", "3.0 times faster")),
+        (2.7, 1.0, ("0.200 worse than its narrow twin", "less time than the narrow twin")),
+    ],
+)
+def test_verdict_tells_both_sides(bits: float, seconds: float, said: tuple[str, ...]) -> None:
+    arms = (_arm("dense", 2.4, 9.0), _arm("narrow dense", 2.5, 3.0), _arm("fabric", bits, seconds))
+    verdict = Result(arms, 1, 1, 0, 1, 0.0, 1.0).verdict()
+    assert "8.0 times fewer" in verdict
+    for part in said:
+        assert part in verdict
+
+
+def test_text_is_split_by_file(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / f"module{number}.py").write_bytes(b"%03d" % number * 400)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "skipped.py").write_bytes(b"xyz" * 400)
+    corpus = standard_library(tmp_path)
+    sides = [
+        {bytes(side[i : i + 3].tolist()) for i in range(0, len(side), 3)}
+        for side in (corpus.train, corpus.held_out)
+    ]
+    assert not sides[0] & sides[1]
+    assert len(sides[0] | sides[1]) == corpus.files == 200
+    assert torch.equal(standard_library(tmp_path).train, corpus.train)
+
+
+def test_no_sources(tmp_path: Path) -> None:
+    with pytest.raises(sp.FileError, match=r"Use a Python that has its \.py files"):
+        standard_library(tmp_path)
+
+
+def test_windows() -> None:
+    text = torch.arange(200, dtype=torch.uint8)
+    random = torch.Generator().manual_seed(0)
+    for windows in (draw(text, 50, 8, random), spread(text, 50, 8)):
+        assert windows.shape == (50, 9)
+        assert bool((windows.diff(dim=1) == 1).all())
+    assert spread(text, 50, 8)[[0, -1], [0, -1]].tolist() == [0, 199]
+
+
+@pytest.mark.slow
+def test_the_claim() -> None:
+    """At equal text: an eighth of dense's body weights, and a lower loss than the narrow twin."""
+    result = run()
+    assert result.compression >= 8
+    assert result.arm("narrow dense").body_weights >= result.arm("fabric").body_weights
+    assert result.gain > 0
