@@ -4,8 +4,8 @@
 
 Efficiency is (dense time / fabric time) / (dense parameters / fabric parameters): 1.00 means that
 all the arithmetic saved is time saved. Dense and fabric take turns in one process; times are
-medians, of thread CPU time with one thread and of wall time with more. *Strict* is one call of each
-in turn, so that each finds the other's data in the caches; *warm* repeats a call and takes the mean.
+medians, of thread CPU time with one thread and of wall time with more. *Strict* is one call of
+each in turn, so that each finds the other's data in the caches; *warm* repeats a call.
 """
 
 from __future__ import annotations

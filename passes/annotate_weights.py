@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -102,7 +102,7 @@ class AnnotateWeights(Pass):
             if use is not None:
                 node.meta["weight"] = use
                 count += 1
-        return PassResult(program, True, f"{count} weight operations")
+        return PassResult(replace(program, annotated=True), True, f"{count} weight operations")
 
 
 def _source(node: fx.Node, sources: dict[fx.Node, tuple[str, bool]]) -> tuple[str, bool] | None:

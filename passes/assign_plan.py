@@ -15,7 +15,7 @@ from ..match import Pattern, check_hits, matches, pattern_text
 from ..plan import Plan, Site
 from ..select.choose import AUTO, automatic, fit
 from ..topology import TOPOLOGIES, build
-from .base import Pass, PassResult, Program
+from .base import Pass, PassError, PassResult, Program
 
 __all__ = ["AssignPlan"]
 
@@ -46,6 +46,10 @@ class AssignPlan(Pass):
     exclude: Sequence[Pattern] = ()
     rules: Sequence[Rule] = ()
 
+    def requires(self, program: Program) -> None:
+        """The sites are known."""
+        self.need(program.analysed, "the sites that find-sites lists")
+
     def run(self, program: Program) -> PassResult:
         """Decide site by site, in the order of the graph."""
         modules = dict(program.module.named_modules())
@@ -65,6 +69,16 @@ class AssignPlan(Pass):
             )
         plan = Plan(sites, self.budget)
         return PassResult(replace(program, sites=sites, plan=plan), True, plan.summary())
+
+    def ensures(self, before: Program, after: Program) -> None:
+        """Nothing exceeds its budget, except where a rule gives the sizes themselves."""
+        modules = dict(after.module.named_modules())
+        for site in after.sites:
+            rule = self._rule(site, modules.get(site.name))
+            if site.fabric is None or (rule is not None and rule.options):
+                continue
+            if _usage(site, site.fabric, self._budget(rule)) > 1:
+                raise PassError(f"{self.name} exceeded the budget of {site.name!r}.")
 
     def _check(self, program: Program, modules: dict[str, nn.Module]) -> None:
         if self.topology != AUTO and self.topology not in TOPOLOGIES:
@@ -92,10 +106,16 @@ class AssignPlan(Pass):
                 return site.kept(f"excluded by {pattern_text(pattern)}")
         if self.include and not any(matches(p, site.name, module) for p in self.include):
             return site.kept("not included")
-        rule = next((r for r in self.rules if matches(r.pattern, site.name, module)), None)
+        rule = self._rule(site, module)
         if rule is not None and rule.keep:
             return site.kept(f"kept by the rule {pattern_text(rule.pattern)}")
         return self._choose(site, rule, bool(level % 2), cache)
+
+    def _rule(self, site: Site, module: nn.Module | None) -> Rule | None:
+        return next((r for r in self.rules if matches(r.pattern, site.name, module)), None)
+
+    def _budget(self, rule: Rule | None) -> Budget:
+        return self.budget if rule is None or rule.budget is None else as_budget(rule.budget)
 
     def _choose(
         self, site: Site, rule: Rule | None, strided: bool, cache: dict[Any, Fabric | None]
@@ -112,7 +132,7 @@ class AssignPlan(Pass):
                 ),
             )
             return replace(site, fabric=fabric, reason=by)
-        budget = self.budget if rule is None or rule.budget is None else as_budget(rule.budget)
+        budget = self._budget(rule)
         family = self.topology if rule is None or rule.topology is None else rule.topology
         key = (family, budget, strided, *_cost_key(site))
         if key not in cache:

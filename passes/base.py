@@ -33,6 +33,8 @@ class Program:
             path. Walked, where no inputs are known: one `call_module` node per dense layer.
         recorded: whether the graph was recorded in a run, so that shapes and calls are known.
         record: records another model on the same inputs; None where nothing can be run.
+        annotated: whether the weight operations of the graph are marked.
+        analysed: whether the sites have been looked for.
         sites: the dense operations found.
         plan: what becomes of them.
     """
@@ -42,6 +44,8 @@ class Program:
     graph: fx.Graph
     recorded: bool = False
     record: Callable[[nn.Module], fx.Graph] | None = None
+    annotated: bool = False
+    analysed: bool = False
     sites: tuple[Site, ...] = ()
     plan: Plan | None = None
 
@@ -74,6 +78,11 @@ class Pass(ABC):
     def requires(self, program: Program) -> None:
         """Raise `PassError` where the program lacks what an earlier pass provides."""
 
+    def need(self, fulfilled: bool, what: str) -> None:
+        """Raise `PassError` unless a requirement holds."""
+        if not fulfilled:
+            raise PassError(f"{self.name} needs {what}.")
+
     @abstractmethod
     def run(self, program: Program) -> PassResult:
         """Do the step. A pass that does not apply returns the program as it came."""
@@ -95,7 +104,10 @@ class Pass(ABC):
             )
         if result.program.original is not program.original:
             raise PassError(f"{self.name} replaced the user's own model.")
-        result.program.graph.lint()
+        try:
+            result.program.graph.lint()
+        except RuntimeError as error:
+            raise PassError(f"{self.name} left a broken graph: {error}") from error
         self.ensures(program, result.program)
         logger.debug(
             "%s: %s", self.name, result.note or ("done" if result.modified else "no change")

@@ -32,6 +32,10 @@ class CheckAliases(Pass):
 
     name: ClassVar[str] = "check-aliases"
 
+    def requires(self, program: Program) -> None:
+        """The sites are known."""
+        self.need(program.analysed, "the sites that find-sites lists")
+
     def run(self, program: Program) -> PassResult:
         """Check each site that is still to be replaced."""
         modules = dict(program.module.named_modules())

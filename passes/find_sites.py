@@ -28,6 +28,10 @@ class FindSites(Pass):
 
     name: ClassVar[str] = "find-sites"
 
+    def requires(self, program: Program) -> None:
+        """The weight operations are marked."""
+        self.need(program.annotated or not program.recorded, "the marks of annotate-weights")
+
     def run(self, program: Program) -> PassResult:
         """Group the weight operations by the module that owns the weight."""
         layers = {
@@ -49,7 +53,7 @@ class FindSites(Pass):
         sites = tuple(
             replace(site, paths=paths.get(site.name, (site.name,))) for site in found.values()
         )
-        return PassResult(replace(program, sites=sites), True, f"{len(sites)} sites")
+        return PassResult(replace(program, sites=sites, analysed=True), True, f"{len(sites)} sites")
 
     def ensures(self, before: Program, after: Program) -> None:
         """Every weight operation belongs to a site."""
@@ -107,12 +111,13 @@ def _layer_site(path: str, layer: Dense, calls: int) -> Site:
 
 
 def _rows(node: fx.Node, layer: Dense) -> tuple[int, int | None]:
-    """Positions of the output, and of the input where a stride makes them differ."""
+    """Positions of the output, and of the input where stride or padding make them differ."""
     rows = math.prod(node.meta["shape"]) // layer.out_features
-    if not layer.strided:
+    if not layer.kernel:
         return rows, None
     image: fx.Node = node.args[0]  # type: ignore[assignment]
-    return rows, math.prod(image.meta["shape"]) // layer.in_features
+    in_rows = math.prod(image.meta["shape"]) // layer.in_features
+    return rows, in_rows if in_rows != rows else None
 
 
 def _foreign_site(node: fx.Node, use: WeightUse) -> Site:
@@ -142,5 +147,12 @@ def _merge(known: Site | None, site: Site) -> Site:
     if known is None:
         return site
     calls = known.calls + 1
-    rows = ((known.rows or 0) * known.calls + (site.rows or 0)) // calls or None
-    return replace(known, calls=calls, rows=rows)
+
+    def mean(before: int | None, now: int | None) -> int | None:
+        return ((before or 0) * known.calls + (now or 0)) // calls or None
+
+    rows = mean(known.rows, site.rows)
+    if known.in_rows is None and site.in_rows is None:
+        return replace(known, calls=calls, rows=rows)
+    in_rows = mean(known.in_rows or known.rows, site.in_rows or site.rows)
+    return replace(known, calls=calls, rows=rows, in_rows=in_rows)

@@ -30,6 +30,18 @@ class FollowPlan(Pass):
     name: ClassVar[str] = "follow-plan"
     plan: Plan
 
+    def __post_init__(self) -> None:
+        """Check the type before any work is done."""
+        if not isinstance(self.plan, Plan):
+            raise ConfigError(
+                f"plan must be a Plan, as sp.plan(...) or sp.Plan.from_json(...) give; "
+                f"got {type(self.plan).__name__}."
+            )
+
+    def requires(self, program: Program) -> None:
+        """The sites are known."""
+        self.need(program.analysed, "the sites that find-sites lists")
+
     def run(self, program: Program) -> PassResult:
         """Check every site of the plan that is to be replaced."""
         found = {site.name: site for site in program.sites}

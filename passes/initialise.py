@@ -46,8 +46,7 @@ class Initialise(Pass):
 
     def requires(self, program: Program) -> None:
         """The layers are there."""
-        if program.plan is None or program.module is program.original:
-            raise PassError(f"{self.name} needs replaced layers.")
+        self.need(program.module is not program.original, "replaced layers")
 
     def run(self, program: Program) -> PassResult:
         """Fill layer by layer; a model on the meta device has nothing to fill."""

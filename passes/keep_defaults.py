@@ -39,6 +39,10 @@ class KeepDefaults(Pass):
     smallest: int = 32
     asked: frozenset[str] = frozenset()
 
+    def requires(self, program: Program) -> None:
+        """The sites are known."""
+        self.need(program.analysed, "the sites that find-sites lists")
+
     def run(self, program: Program) -> PassResult:
         """Decide per site; the first reason that applies is the one shown."""
         heads = _heads(program)
@@ -74,6 +78,7 @@ def _heads(program: Program) -> frozenset[str]:
 
 def _recorded_heads(graph: fx.Graph) -> frozenset[str]:
     behind = _nodes_behind_a_site(graph)
+    signals = _signals(graph)
     heads: set[str] = set()
     seen: set[fx.Node] = set()
     queue = [n for node in graph.nodes if node.op == "output" for n in node.all_input_nodes]
@@ -85,20 +90,23 @@ def _recorded_heads(graph: fx.Graph) -> frozenset[str]:
         if "site" in node.meta:
             if any(source in behind for source in node.all_input_nodes):
                 heads.add(node.meta["site"])
-        elif not _joins(node):
+        elif node.target not in _JOINS or len(signals.intersection(node.all_input_nodes)) < 2:
             queue.extend(node.all_input_nodes)
     return frozenset(heads)
 
 
-def _joins(node: fx.Node) -> bool:
-    """Whether a node combines two or more values that are not parameters or constants."""
-    signals = [n for n in node.all_input_nodes if n.op != "get_attr"]
-    return node.target in _JOINS and len(signals) > 1
+def _signals(graph: fx.Graph) -> set[fx.Node]:
+    """The values that depend on the inputs: not those made of parameters and constants alone."""
+    signals: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or signals.intersection(node.all_input_nodes):
+            signals.add(node)
+    return signals
 
 
 def _nodes_behind_a_site(graph: fx.Graph) -> set[fx.Node]:
     behind: set[fx.Node] = set()
     for node in graph.nodes:
-        if "site" in node.meta or any(source in behind for source in node.all_input_nodes):
+        if "site" in node.meta or behind.intersection(node.all_input_nodes):
             behind.add(node)
     return behind

@@ -6,9 +6,10 @@ import copy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from torch import fx
+from torch import Tensor, fx, nn
 
-from ..nn import FabricLayer, replacement
+from ..errors import ModelError
+from ..nn import HOOKS, FabricLayer, replacement
 from .annotate_weights import VIEWS
 from .base import Pass, PassError, PassResult, Program
 
@@ -32,21 +33,16 @@ class ReplaceDense(Pass):
 
     def requires(self, program: Program) -> None:
         """There is a plan."""
-        if program.plan is None:
-            raise PassError(f"{self.name} needs a plan.")
+        self.need(program.plan is not None, "a plan")
 
     def run(self, program: Program) -> PassResult:
         """Swap the layers in a copy, and the nodes in the graph."""
         sites = program.plan.replaced if program.plan is not None else ()
-        memo: dict[int, Any] = {}
         modules = dict(program.module.named_modules())
-        for site in sites:
-            old = modules[site.name]
-            new = replacement(old, site.fabric)  # type: ignore[arg-type]
-            memo[id(old)] = new
-            if new.bias is not None:
-                memo[id(old.bias)] = new.bias
-        module = copy.deepcopy(program.module, memo)
+        pairs = [
+            (modules[s.name], replacement(modules[s.name], s.fabric)) for s in sites if s.fabric
+        ]
+        module = _copy(program.module, pairs)
         graph = _with_calls(program.graph, {site.name for site in sites})
         program = replace(program, module=module, graph=graph)
         return PassResult(program, True, f"{len(sites)} layers replaced")
@@ -62,6 +58,31 @@ class ReplaceDense(Pass):
         root_replaced = isinstance(after.module, FabricLayer)
         if type(after.module) is not type(before.module) and not root_replaced:
             raise PassError(f"{self.name} changed the class of the model.")
+
+
+def _copy(model: nn.Module, pairs: list[tuple[nn.Module, FabricLayer]]) -> nn.Module:
+    """A copy of the model with the second of each pair in the place of the first."""
+    memo: dict[int, Any] = {id(old): new for old, new in pairs}
+    for old, new in pairs:
+        if new.bias is not None:
+            # Two layers with one bias share it in the copy too.
+            new.bias = memo.setdefault(id(old.bias), new.bias)
+    for part in model.modules():
+        # Weights that an old weight_norm or pruning hook computes: deepcopy refuses them.
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    try:
+        copied: nn.Module = copy.deepcopy(model, memo)
+        for old, new in pairs:
+            for name in HOOKS:
+                # Hooks that are methods of the model become methods of the copy.
+                setattr(new, name, copy.deepcopy(getattr(old, name), memo))
+    except Exception as error:
+        raise ModelError(
+            f"The model cannot be copied by copy.deepcopy ({type(error).__name__}: {error})."
+        ) from error
+    return copied
 
 
 def _with_calls(graph: fx.Graph, names: set[str]) -> fx.Graph:

@@ -30,6 +30,10 @@ class Verify(Pass):
 
     name: ClassVar[str] = "verify"
 
+    def requires(self, program: Program) -> None:
+        """The layers are replaced."""
+        self.need(program.module is not program.original, "replaced layers")
+
     def run(self, program: Program) -> PassResult:
         """Count, then record."""
         self._check_sizes(program)

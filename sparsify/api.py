@@ -228,6 +228,9 @@ def _planned(
     for name, value in (("include", include), ("exclude", exclude), ("rules", rules)):
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"{name} must be a list; got {value!r}.")
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise ConfigError(f"rules must be a list of Rule; got {rule!r} in it.")
     assign = AssignPlan(as_budget(budget), topology, include, exclude, rules)
     asked = (*include, *(rule.pattern for rule in rules if not rule.keep))
     keep = KeepDefaults(asked=frozenset(name for name in asked if isinstance(name, str)))

@@ -69,7 +69,7 @@ class Rule:
         keep: leave these layers dense.
 
     Raises:
-        ConfigError: options without a topology, or keep together with anything else.
+        ConfigError: options without a topology or with a budget, keep with anything else.
 
     Example:
         >>> Rule("encoder.*.fc1", topology="monarch", budget=0.05).topology
@@ -88,6 +88,8 @@ class Rule:
             as_budget(self.budget)
         if self.options and self.topology is None:
             raise ConfigError(f"A Rule with options needs a topology; got options={self.options}.")
+        if self.options and self.budget is not None:
+            raise ConfigError("A Rule takes options or a budget, not both.")
         if self.keep and (self.topology or self.budget is not None):
             raise ConfigError("A Rule that keeps layers dense takes no topology and no budget.")
 

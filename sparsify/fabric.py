@@ -144,6 +144,18 @@ class Fabric:
             for branch in self.branches
         )
 
+    def separates(self, groups: int) -> bool:
+        """Whether it serves a grouped layer: no path leads from one group into another.
+
+        Example:
+            >>> Fabric(4, 4, ((Stage(2, 2, 2, 1),),)).separates(2)
+            True
+        """
+        steps = [step for branch in self.branches for step in branch]
+        return groups == 1 or (
+            self.is_exact and all(isinstance(s, Stage) and s.a % groups == 0 for s in steps)
+        )
+
     def flops(self, rows: int = 1) -> int:
         """Floating point operations for `rows` input vectors, a multiply-add counted as two."""
         return 2 * self.parameters * rows

@@ -7,95 +7,18 @@ follows to the letter.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from .config import Budget
 from .errors import ConfigError, nearest
 from .fabric import Fabric
+from .site import Site
 
 __all__ = ["Plan", "Site"]
 
 SCHEMA = 1
-Decision = Literal["replace", "keep"]
-
-
-@dataclass(frozen=True)
-class Site:
-    """One dense operation of a model that could become a fabric.
-
-    Args:
-        name: dotted path of the module that owns the weight ("" for the model itself), with the
-            parameter's name behind it where the owner is no layer we know.
-        kind: "linear", "conv1d", "conv2d", "conv3d", or what else it is.
-        in_features: inputs (channels of a convolution, all groups).
-        out_features: outputs.
-        kernel: spatial taps of a convolution.
-        groups: groups of a convolution.
-        calls: how often one run of the model uses it; 0 where it was not used.
-        rows: input vectors per call (positions of the output, for a convolution); None if unknown.
-        in_rows: positions of the input of a convolution with a stride; None where equal to rows.
-        decision: "replace" or "keep".
-        reason: why, in a few words.
-        fabric: the fabric it becomes, None where it is kept.
-        paths: every path of the module, where there are several.
-
-    Example:
-        >>> Site("fc1", "linear", 784, 256, rows=2).dense_parameters
-        200704
-    """
-
-    name: str
-    kind: str
-    in_features: int
-    out_features: int
-    kernel: tuple[int, ...] = ()
-    groups: int = 1
-    calls: int = 1
-    rows: int | None = None
-    in_rows: int | None = None
-    decision: Decision = "replace"
-    reason: str = ""
-    fabric: Fabric | None = None
-    paths: tuple[str, ...] = ()
-
-    @property
-    def dense_parameters(self) -> int:
-        """Weights of the dense operation, bias not counted."""
-        return self.in_features * self.out_features * math.prod(self.kernel) // self.groups
-
-    @property
-    def parameters(self) -> int:
-        """Weights after the decision."""
-        return self.fabric.parameters if self.fabric is not None else self.dense_parameters
-
-    @property
-    def dense_flops(self) -> int:
-        """FLOPs of the dense operation in one run of the model, one row where rows are unknown."""
-        return 2 * self.dense_parameters * (self.rows or 1) * self.calls
-
-    @property
-    def flops(self) -> int:
-        """FLOPs in one run after the decision."""
-        return self.flops_of(self.fabric) if self.fabric is not None else self.dense_flops
-
-    def flops_of(self, fabric: Fabric) -> int:
-        """FLOPs of one run with a fabric: stages before a stride run on the larger image."""
-        rows = self.rows or 1
-        total = 0
-        for branch in fabric.branches:
-            position = rows if self.in_rows is None else self.in_rows
-            for step in branch:
-                if step.kernel:
-                    position = rows
-                total += 2 * step.parameters * position
-        return total * self.calls
-
-    def kept(self, reason: str) -> Site:
-        """The same site, to stay dense for this reason."""
-        return replace(self, decision="keep", reason=reason, fabric=None)
 
 
 @dataclass(frozen=True)
@@ -106,6 +29,9 @@ class Plan:
         sites: the sites.
         budget: what the plan was made for.
 
+    Raises:
+        ConfigError: two sites of one name.
+
     Example:
         >>> plan = Plan((Site("fc1", "linear", 784, 10).kept("final head"),))
         >>> Plan.from_json(plan.to_json()) == plan
@@ -114,6 +40,13 @@ class Plan:
 
     sites: tuple[Site, ...]
     budget: Budget = field(default_factory=lambda: Budget(parameters=0.1))
+
+    def __post_init__(self) -> None:
+        """Check that names are names."""
+        names = [site.name for site in self.sites]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"The plan has the site {twice!r} twice.")
 
     @property
     def replaced(self) -> tuple[Site, ...]:
@@ -157,15 +90,6 @@ class Plan:
         site = self.sites[names.index(name)]
         if fabric is None:
             edited = site.kept(reason)
-        elif (fabric.in_features, fabric.out_features, fabric.kernel) != (
-            site.in_features,
-            site.out_features,
-            site.kernel if math.prod(site.kernel) > 1 else (),
-        ):
-            raise ConfigError(
-                f"{name} is {site.in_features} -> {site.out_features} with kernel {site.kernel}; "
-                f"got a fabric {fabric.in_features} -> {fabric.out_features} with {fabric.kernel}."
-            )
         else:
             edited = replace(site, decision="replace", reason=reason, fabric=fabric)
         return replace(self, sites=tuple(edited if s.name == name else s for s in self.sites))
@@ -193,7 +117,7 @@ class Plan:
             {
                 "schema": SCHEMA,
                 "budget": self.budget.to_json(),
-                "sites": [_site_to_json(site) for site in self.sites],
+                "sites": [site.to_json() for site in self.sites],
             },
             indent=1,
         )
@@ -248,7 +172,7 @@ def _plan_from_json(data: dict[str, Any]) -> Plan:
             f"This plan has schema {data['schema']!r}; this version reads {SCHEMA}. "
             "Make the plan again, or update the package."
         )
-    sites = tuple(_site_from_json(site) for site in data["sites"])
+    sites = tuple(Site.from_json(site) for site in data["sites"])
     return Plan(sites, Budget(**data["budget"]))
 
 
@@ -286,31 +210,3 @@ def _table(rows: Iterable[dict[str, str]]) -> str:
         for line in lines
     ]
     return "\n".join([padded[0], "  ".join("-" * width for width in widths), *padded[1:]])
-
-
-def _site_to_json(site: Site) -> dict[str, Any]:
-    data = {**asdict(replace(site, fabric=None)), "fabric": None}
-    if site.fabric is not None:
-        data["fabric"] = json.loads(site.fabric.to_json())
-    return data
-
-
-def _site_from_json(data: dict[str, Any]) -> Site:
-    known = {field.name for field in fields(Site)}
-    for key in data:
-        if key not in known:
-            raise ConfigError(f"A site of a plan has no field {key!r}.{nearest(key, known)}")
-    fabric = data.get("fabric")
-    decision = data["decision"]
-    if decision not in ("replace", "keep"):
-        raise ConfigError(f"A decision is 'replace' or 'keep'; got {decision!r}.")
-    if (decision == "replace") != (fabric is not None):
-        raise ConfigError(f"Site {data['name']!r}: a fabric goes with the decision 'replace'.")
-    return Site(
-        **{
-            **data,
-            "kernel": tuple(data["kernel"]),
-            "paths": tuple(data["paths"]),
-            "fabric": None if fabric is None else Fabric.from_json(json.dumps(fabric)),
-        }
-    )

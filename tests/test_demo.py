@@ -40,7 +40,7 @@ def test_quick_run(quick: tuple[Result, Path]) -> None:
 
 def test_files_are_usable(quick: tuple[Result, Path]) -> None:
     _, folder = quick
-    loaded = sp.load(folder / "fabric.safetensors", model=ByteTransformer(128)).eval()
+    loaded = sp.load(folder / "fabric.safetensors", model=ByteTransformer(256)).eval()
     runtime = onnxruntime.InferenceSession(str(folder / "fabric.onnx"))
     tokens = torch.randint(256, (5, 128), generator=torch.Generator().manual_seed(0))
     (scores,) = runtime.run(None, {runtime.get_inputs()[0].name: tokens.numpy()})

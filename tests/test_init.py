@@ -311,6 +311,19 @@ def test_the_same_bits_in_other_processes() -> None:
     assert outputs.pop().split()[: len(here)] == here
 
 
+def test_the_same_bits_with_more_threads() -> None:
+    fabric = sp.fabric("low_rank", 512, 512, rank=128)
+    alone = _factors(fabric)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = _factors(fabric)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
 def test_numbers_depend_on_seed_and_name_alone() -> None:
     plan = sp.plan(_model(), budget=0.3, include=["a", "b", "c"])
     first = sp.sparsify(_model(), plan=plan)

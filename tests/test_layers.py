@@ -34,6 +34,7 @@ FLOORS = {
     "sparsify.ops": 3,
     "sparsify.select": 2,
     "sparsify.plan": 2,
+    "sparsify.site": 2,
     "sparsify.fabric": 1,
     "sparsify.steps": 1,
     "sparsify.topology": 1,

@@ -28,7 +28,7 @@ class Contender:
     Args:
         name: for people; its files are called alike.
         model: the model.
-        lr: its base learning rate.
+        lr: learning rate of its body.
         folder: where its files go.
     """
 

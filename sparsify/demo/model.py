@@ -9,7 +9,7 @@ __all__ = ["ByteTransformer"]
 
 BYTES = 256
 RECENT = 4  # bytes that are mixed before the first block: small models learn much faster with it
-HEAD_WIDTH = 16
+HEAD_WIDTH = 32
 
 
 class Block(nn.Module):
@@ -42,7 +42,7 @@ class ByteTransformer(nn.Module):
     """Predicts the next byte.
 
     Args:
-        width: features per position, a multiple of 16.
+        width: features per position, a multiple of 32.
         layers: number of blocks.
         length: longest input.
 
@@ -51,7 +51,7 @@ class ByteTransformer(nn.Module):
         torch.Size([1, 8, 256])
     """
 
-    def __init__(self, width: int, layers: int = 4, length: int = 128) -> None:
+    def __init__(self, width: int, layers: int = 2, length: int = 128) -> None:
         """See the class."""
         super().__init__()
         self.width, self.layers = width, layers
@@ -61,7 +61,6 @@ class ByteTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, BYTES)
-        nn.init.normal_(self.tokens.weight, std=0.3)
         nn.init.normal_(self.places.weight, std=0.02)
 
     def forward(
@@ -80,3 +79,7 @@ class ByteTransformer(nn.Module):
     def body_weights(self) -> int:
         """Weights of the blocks' matrices, which are what a fabric replaces."""
         return sum(p.numel() for p in self.blocks.parameters() if p.dim() > 1)
+
+    def outside(self) -> list[nn.Parameter]:
+        """What is not in the blocks: embeddings and head."""
+        return [p for name, p in self.named_parameters() if not name.startswith("blocks.")]

@@ -21,7 +21,7 @@ class Arm:
         parameters: all parameters.
         file_bytes: size of the saved file.
         bits_per_byte: loss on files that were held out; lower is better.
-        lr: base learning rate.
+        lr: learning rate of its body.
         training_s: seconds of training.
         torch_ms: milliseconds of one inference in torch, median.
         onnxruntime_ms: the same of the exported file in stock onnxruntime.

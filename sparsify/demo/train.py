@@ -13,19 +13,21 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..optim import param_groups
 from .data import draw, spread
+from .model import ByteTransformer
 
-__all__ = ["bits_per_byte", "train"]
+__all__ = ["BATCH", "LENGTH", "OUTER_RATE", "bits_per_byte", "train"]
 
 LENGTH = 128  # bytes that a model sees at once
 BATCH = 8
 WARM_UP = 0.1  # share of the steps
+OUTER_RATE = 0.02  # of embeddings and head, which no arm converts
 _WINDOWS = 640  # of the held-out text
 
 Report = Callable[[float], None]
 
 
 def train(
-    model: nn.Module, text: Tensor, *, steps: int, lr: float, seed: int, report: Report
+    model: ByteTransformer, text: Tensor, *, steps: int, lr: float, seed: int, report: Report
 ) -> float:
     """AdamW with warm-up and a cosine, on batches that depend on nothing but the seed.
 
@@ -33,14 +35,15 @@ def train(
         model: trained in place.
         text: bytes, (length,) uint8.
         steps: of BATCH windows of LENGTH bytes each.
-        lr: base learning rate, which `param_groups` spreads over the factors of fabrics.
+        lr: learning rate of the body, which `param_groups` spreads over the factors of fabrics.
         seed: of the batches.
         report: called after each step with the loss in bits per byte.
 
     Returns:
         Seconds.
     """
-    optimiser = torch.optim.AdamW(param_groups(model, lr=lr), betas=(0.9, 0.98))
+    groups = [{"params": model.outside(), "lr": OUTER_RATE}, *param_groups(model.blocks, lr=lr)]
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     schedule = LambdaLR(optimiser, lambda step: _share(step, steps))
     random = torch.Generator().manual_seed(seed)
     model.train()

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import ModelError
+from .preserve import preserved
 
 __all__ = ["record"]
 
@@ -74,15 +75,33 @@ def _fake_run(model: nn.Module, inputs: Inputs) -> fx.Graph:
                 return FakeTensor(mode, tensor.detach(), torch.device("cpu"))
             return mode.from_tensor(tensor)
 
-        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        stand_ins = {name: fake(tensor) for name, tensor in named.items()}
+        stand_ins = _for_each_slot(model, fake)
         args, kwargs = tree_map(lambda leaf: fake(leaf) if _is_tensor(leaf) else leaf, inputs)
         recorder = _Recorder(model, stand_ins)
 
         def call() -> Any:
-            return torch.func.functional_call(model, stand_ins, args, kwargs)
+            # Every slot has its stand-in, ties included: torch's own handling of ties would swap a
+            # module at two paths twice, and leave the stand-ins in it.
+            return torch.func.functional_call(model, stand_ins, args, kwargs, tie_weights=False)
 
-        return recorder.run(call, (args, kwargs))
+        with preserved(model):
+            return recorder.run(call, (args, kwargs))
+
+
+def _for_each_slot(
+    model: nn.Module, make: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """One tensor by the name of each parameter and buffer; tied ones get the same."""
+    made: dict[int, torch.Tensor] = {}
+    slots: dict[str, torch.Tensor] = {}
+    for path, module in model.named_modules():
+        for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None:
+                continue
+            if id(tensor) not in made:
+                made[id(tensor)] = make(tensor)
+            slots[f"{path}.{leaf}" if path else leaf] = made[id(tensor)]
+    return slots
 
 
 def _real_run(model: nn.Module, inputs: Inputs) -> fx.Graph:
@@ -90,7 +109,7 @@ def _real_run(model: nn.Module, inputs: Inputs) -> fx.Graph:
     args, kwargs = tree_map(lambda leaf: leaf.clone() if _is_tensor(leaf) else leaf, inputs)
     recorder = _Recorder(model, {})
     try:
-        with torch.random.fork_rng(devices=[]):
+        with preserved(model):
             return recorder.run(lambda: model(*args, **kwargs), (args, kwargs))
     finally:
         for name, buffer in model.named_buffers():

@@ -65,7 +65,7 @@ def _haar(count: int, rows: int, columns: int, random: torch.Generator) -> Tenso
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """LAPACK's last bits depend on the number of threads; many small blocks gain nothing by them."""
+    """LAPACK's last bits depend on the number of threads, and small blocks gain nothing by it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

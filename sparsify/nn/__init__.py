@@ -5,9 +5,10 @@ from __future__ import annotations
 from .conv import FabricConv1d, FabricConv2d, FabricConv3d
 from .layer import FabricLayer
 from .linear import FabricLinear, FabricTransposedLinear
-from .owners import Dense, dense, replacement
+from .owners import HOOKS, Dense, dense, replacement
 
 __all__ = [
+    "HOOKS",
     "Dense",
     "FabricConv1d",
     "FabricConv2d",

@@ -25,12 +25,9 @@ def _check_groups(fabric: Fabric, groups: int) -> None:
     """A fabric serves a grouped convolution where each of its stages repeats over the groups."""
     if not isinstance(groups, int) or groups < 1:
         raise ConfigError(f"groups must be a whole number of 1 or more; got groups={groups!r}.")
-    if groups == 1:
-        return
     if fabric.in_features % groups or fabric.out_features % groups:
         raise ConfigError(f"groups={groups} must divide the channels of {fabric}.")
-    steps = [step for branch in fabric.branches for step in branch]
-    if not fabric.is_exact or any(getattr(step, "a", 1) % groups for step in steps):
+    if not fabric.separates(groups):
         raise ConfigError(
             f"The fabric mixes the {groups} groups; build it for one group and take "
             f"fabric.repeat({groups}). It is {fabric}."
@@ -120,7 +117,7 @@ class _FabricConv(FabricLayer):
         response = fabric_conv(
             impulses.reshape(self.in_channels, self.in_channels, *ones),
             list(self.factors),
-            self.fabric,
+            self._text,
             stride=ones,
             padding=tuple(size - 1 for size in self.kernel_size),
             dilation=ones,
@@ -150,7 +147,7 @@ class _FabricConv(FabricLayer):
         y = fabric_conv(
             x,
             list(self.factors),
-            self.fabric,
+            self._text,
             stride=self.stride,
             padding=padding,
             dilation=self.dilation,

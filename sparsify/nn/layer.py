@@ -53,6 +53,7 @@ class FabricLayer(nn.Module):
         """Make the parameters; the layer's own constructor initialises them."""
         super().__init__()
         self.fabric = fabric
+        self._text = fabric.to_json()  # what the ops take; torch.compile cannot call to_json
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.factors = nn.ParameterList(
             nn.Parameter(torch.empty(stage.shape, **place)) for stage in fabric.stages

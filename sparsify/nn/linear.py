@@ -60,14 +60,14 @@ class FabricLinear(FabricLayer):
         """The dense weight, (out_features, in_features)."""
         first = self.factors[0]
         identity = torch.eye(self.in_features, dtype=first.dtype, device=first.device)
-        return fabric_linear(identity, list(self.factors), self.fabric).T
+        return fabric_linear(identity, list(self.factors), self._text).T
 
     def forward(
         self,
         x: Tensor,  # (*batch, in_features)
     ) -> Tensor:  # (*batch, out_features)
         """Apply the layer."""
-        y = fabric_linear(x, list(self.factors), self.fabric)
+        y = fabric_linear(x, list(self.factors), self._text)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 

@@ -14,7 +14,18 @@ from .conv import FabricConv1d, FabricConv2d, FabricConv3d
 from .layer import FabricLayer
 from .linear import FabricLinear, FabricTransposedLinear
 
-__all__ = ["Dense", "dense", "replacement"]
+__all__ = ["HOOKS", "Dense", "dense", "replacement"]
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+"""The attributes in which a module keeps the hooks that run with it."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,6 @@ class Dense:
         out_features: outputs.
         kernel: spatial taps, () for a Linear.
         groups: groups of a convolution.
-        strided: whether a convolution has a stride above 1.
     """
 
     kind: str
@@ -35,7 +45,6 @@ class Dense:
     out_features: int
     kernel: tuple[int, ...] = ()
     groups: int = 1
-    strided: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,10 +68,7 @@ def _transposed(module: nn.Module) -> Dense:
 def _conv(module: nn.Module) -> Dense:
     conv: nn.modules.conv._ConvNd = module  # type: ignore[assignment]
     rank = len(conv.kernel_size)
-    strided = max(conv.stride) > 1
-    return Dense(
-        f"conv{rank}d", conv.in_channels, conv.out_channels, conv.kernel_size, conv.groups, strided
-    )
+    return Dense(f"conv{rank}d", conv.in_channels, conv.out_channels, conv.kernel_size, conv.groups)
 
 
 def _build_linear(module: nn.Module, fabric: Fabric) -> FabricLayer:
@@ -166,9 +172,6 @@ def _carry_over(module: nn.Module, layer: FabricLayer) -> None:
         layer.bias.copy_(bias)
         layer.bias.requires_grad_(bias.requires_grad)
     layer.train(module.training)
-    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+    for name in HOOKS:
         getattr(layer, name).update(getattr(module, name))
-    for name in ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
-        getattr(layer, name).update(getattr(module, name))
-    layer._forward_pre_hooks_with_kwargs.update(module._forward_pre_hooks_with_kwargs)
     layer._is_full_backward_hook = module._is_full_backward_hook

@@ -12,6 +12,7 @@ import torch
 
 from ..errors import ConfigError
 from ..fabric import Fabric
+from .errors import OperandError
 from .kernels import KERNELS
 from .kernels.base import Kernel, Request
 
@@ -81,18 +82,24 @@ def select(text: str, device: str, dtype: torch.dtype, convolution: bool) -> Ker
 def _select(
     forced: str | None, text: str, device: str, dtype: torch.dtype, convolution: bool
 ) -> Kernel:
-    request = Request(Fabric.from_json(text), device, dtype, convolution)
+    fabric = Fabric.from_json(text)
+    if fabric.kernel and not convolution:
+        raise OperandError(
+            f"{fabric} has stages with a kernel, and positions to apply it to are missing. "
+            "Use fabric_conv."
+        )
+    request = Request(fabric, device, dtype, convolution)
     reasons = {}
     for name in (forced,) if forced else kernel_names():
         kernel = _kernel(name)
         reason = kernel.unsupported(request)
         if reason is None:
-            _log.debug("kernel %r for %s, %s on %s", name, request.fabric, dtype, device)
+            _log.debug("kernel %r for %s, %s on %s", name, fabric, dtype, device)
             return kernel
         reasons[name] = reason
         _log.debug("kernel %r passed over: %s", name, reason)
     listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     raise ConfigError(
-        f"No kernel can run {request.fabric} in {dtype} on {device} ({listed}). "
+        f"No kernel can run {fabric} in {dtype} on {device} ({listed}). "
         "Leave the block of use_kernel, or force another kernel."
     )

@@ -61,13 +61,18 @@ class Window(NamedTuple):
         """Reject an input, or a fabric, that this window cannot walk over.
 
         Raises:
-            OperandError: wrong number of axes, or branches that differ in their kernels.
+            OperandError: a wrong number of axes or size, or branches that differ in their kernels.
         """
         axes = len(self.stride)
-        if x.dim() != axes + 2:
+        if not axes or x.dim() != axes + 2:
             raise OperandError(
                 f"A convolution over {axes} spatial axes needs an input of {axes + 2} axes "
                 f"(samples, channels, positions); got shape {tuple(x.shape)}."
+            )
+        if min(self.stride) < 1 or min(self.padding) < 0 or min(self.dilation) < 1:
+            raise OperandError(
+                f"A convolution needs stride and dilation of 1 or more and padding of 0 or more; "
+                f"got {self.stride}, {self.dilation} and {self.padding}."
             )
         kernel = fabric.kernel
         if kernel and len(kernel) != axes:

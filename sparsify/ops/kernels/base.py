@@ -13,7 +13,7 @@ from ...fabric import Fabric
 from ..steps import Gradients
 from ..window import Window
 
-__all__ = ["Kernel", "Request"]
+__all__ = ["Kernel", "Request", "unless_real"]
 
 
 @dataclass(frozen=True)
@@ -85,3 +85,8 @@ class Kernel(ABC):
     ) -> Gradients:
         """As `backward`, for `forward_conv`."""
         raise NotImplementedError(f"{type(self).__name__} has no convolution.")
+
+
+def unless_real(request: Request) -> str | None:
+    """Say that only real floating point numbers are supported, where they are not what came."""
+    return None if request.dtype.is_floating_point else "only real floating point is supported"

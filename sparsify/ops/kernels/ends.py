@@ -1,8 +1,9 @@
 """The two ends of a tape: how a tile in the caller's memory becomes columns, and columns a result.
 
 The caller has rows, (rows, features) with each row contiguous, or an image, (channels, positions),
-which is columns already. Rows serve as an operand where the blocks of a step are runs of features
-(d = 1); elsewhere the blocks are transposed within each row, in cache, which makes runs of them.
+which is columns already and serves as an operand where it lies. Of rows, each block is brought
+together, (a * d, rows, block); where its features lie apart (d > 1) it is first transposed within
+each row, in cache.
 """
 
 from __future__ import annotations
@@ -33,9 +34,7 @@ class Exit(NamedTuple):
     create: Callable[[], Tensor] | None = None
 
 
-def entry(
-    tape: Tape, step: Step, features: int, outputs: bool, by_row: bool, packs: bool = False
-) -> Entry:
+def entry(tape: Tape, step: Step, features: int, outputs: bool, by_row: bool) -> Entry:
     """Start a tape with the caller's tile, wrapped to the width of a step.
 
     Args:
@@ -44,7 +43,6 @@ def entry(
         features: of the tile.
         outputs: whether the tile has the step's outputs (gradients) rather than its inputs.
         by_row: whether tiles are (rows, features) rather than (features, rows).
-        packs: whether two products will read rows, which repays bringing each block together.
 
     Returns:
         What to call with the tile before playing; gives the operand (a * d, width, rows) of the
@@ -54,7 +52,7 @@ def entry(
     if isinstance(step, Stage) and width == features:
         block = step.b if outputs else step.c
         if by_row:
-            return _pack(tape, step, block) if packs else _read_rows(tape, step, block)
+            return _pack(tape, step, block)
         if step.a == 1 or step.d == 1:
             return _read_columns(tape, step, block)
     columns = tape.start(width, features)
@@ -74,13 +72,6 @@ def _read_columns(tape: Tape, stage: Stage, block: int) -> Entry:
         return tile.as_strided(shape, (group_step * step, width_step * step, row_step))
 
     return read
-
-
-def _read_rows(tape: Tape, stage: Stage, block: int) -> Entry:
-    if stage.d == 1:
-        shape = (stage.a, block, tape.rows)
-        return lambda tile: tile.as_strided(shape, (block, 1, tile.stride(0)))
-    return _pack(tape, stage, block)
 
 
 def _pack(tape: Tape, stage: Stage, block: int) -> Entry:

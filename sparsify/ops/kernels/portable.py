@@ -15,7 +15,7 @@ from ...fabric import Fabric
 from ..steps import Gradients
 from ..window import Window
 from . import images
-from .base import Kernel, Request
+from .base import Kernel, Request, unless_real
 from .tiles import Tiles
 
 __all__ = ["Portable"]
@@ -25,8 +25,8 @@ class Portable(Kernel):
     """Batched products over tiles."""
 
     def unsupported(self, request: Request) -> str | None:
-        """Support everything that torch multiplies."""
-        return None
+        """Support all real numbers."""
+        return unless_real(request)
 
     def forward(self, x: Tensor, factors: Sequence[Tensor], fabric: Fabric) -> Tensor:
         """See Kernel."""

@@ -155,7 +155,7 @@ class Backward(_Program):
             return None, self._descend(branch, asked, [], 0)
         layout = self._layout
         tape = self._tape(count(KEPT))
-        enter = entry(tape, branch[0], layout.in_features, False, layout.by_row, packs=True)
+        enter = entry(tape, branch[0], layout.in_features, False, layout.by_row)
         operands = self._ascend(tape, branch[: places[-1]])
         step = branch[places[-1]]
         operands.append(tape.operand(step, step.c) if isinstance(step, Stage) else None)
@@ -172,7 +172,7 @@ class Backward(_Program):
         """Send the gradient back through the steps down to `stop`."""
         layout = self._layout
         tape = self._tape(cycle(TURNS))
-        enter = entry(tape, branch[-1], layout.out_features, True, layout.by_row, packs=True)
+        enter = entry(tape, branch[-1], layout.out_features, True, layout.by_row)
         for place, step in reversed(list(enumerate(branch))):
             if isinstance(step, Shuffle):
                 tape.permute(step, inverse=True)

@@ -10,7 +10,7 @@ from ...fabric import Fabric
 from .. import reference
 from ..steps import Gradients
 from ..window import Window
-from .base import Kernel, Request
+from .base import Kernel, Request, unless_real
 
 __all__ = ["Reference"]
 
@@ -19,8 +19,8 @@ class Reference(Kernel):
     """`sparsify.ops.reference` behind the interface of a kernel."""
 
     def unsupported(self, request: Request) -> str | None:
-        """Support everything."""
-        return None
+        """Support all real numbers."""
+        return unless_real(request)
 
     def forward(self, x: Tensor, factors: Sequence[Tensor], fabric: Fabric) -> Tensor:
         """See Kernel."""

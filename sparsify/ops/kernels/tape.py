@@ -98,7 +98,11 @@ class Tape:
         split = split.transpose(1, 2)
         merged = (stage.a * stage.d, width, self.rows)
         operand = _view(split, merged)
-        return self._copy(split).view(merged) if operand is None else operand
+        if operand is None:
+            return self._copy(split).view(merged)
+        if self.rows < FEW_ROWS and operand.stride(1) > 1:
+            return self._pack(operand)
+        return operand
 
     def multiply(
         self, place: int, stage: Stage, operand: Tensor | None, outputs: int, by_row: bool
@@ -165,6 +169,13 @@ class Tape:
         if not columns.is_contiguous():
             columns = self._copy(columns)
         return columns.view(columns.numel() // self.rows, self.rows)
+
+    def _pack(self, operand: Tensor) -> Tensor:
+        """Make the width contiguous: the library copies other operands itself, and slowly."""
+        groups, width, rows = operand.shape
+        packed = self.take(groups, rows, width).transpose(1, 2)
+        self.do(lambda _: packed.copy_(operand))
+        return packed
 
     def _copy(self, columns: Tensor) -> Tensor:
         out = self._columns = self.take(*columns.shape)

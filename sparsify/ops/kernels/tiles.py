@@ -16,7 +16,7 @@ from .workspace import Workspace, workspace
 
 __all__ = ["Tiles"]
 
-TILE_ELEMENTS = 2**16  # rows times the widest step, for each thread: a quarter megabyte of float32
+TILE_ELEMENTS = 2**17  # rows times the widest step, for each thread: a quarter megabyte of float32
 LEAST_ROWS = 32
 GRANULE = (
     8  # the matrix library likes multiples; odd ones, for a power of two wears out few cache sets

@@ -1,0 +1,181 @@
+"""One dense operation of a model, and what becomes of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from .errors import ConfigError, nearest
+from .fabric import Fabric
+
+__all__ = ["Site"]
+
+Decision = Literal["replace", "keep"]
+
+_LEAST = {"in_features": 0, "out_features": 0, "groups": 1, "calls": 0, "rows": 0, "in_rows": 0}
+"""Whole-number field -> the least it may be; rows and in_rows may be None too. A layer that is not
+initialised yet has no features."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One dense operation of a model that could become a fabric.
+
+    Args:
+        name: dotted path of the module that owns the weight ("" for the model itself), with the
+            parameter's name behind it where the owner is no layer we know.
+        kind: "linear", "conv1d", "conv2d", "conv3d", or what else it is.
+        in_features: inputs (channels of a convolution, all groups).
+        out_features: outputs.
+        kernel: spatial taps of a convolution.
+        groups: groups of a convolution.
+        calls: how often one run of the model uses it; 0 where it was not used.
+        rows: input vectors per call (positions of the output, for a convolution); None if unknown.
+        in_rows: positions of the input of a convolution; None where equal to rows.
+        decision: "replace" or "keep".
+        reason: why, in a few words.
+        fabric: the fabric it becomes, None where it is kept.
+        paths: every path of the module, where there are several.
+
+    Raises:
+        ConfigError: a field is of another type or out of range, or the fabric does not fit.
+
+    Example:
+        >>> Site("fc1", "linear", 784, 256, rows=2).dense_parameters
+        200704
+    """
+
+    name: str
+    kind: str
+    in_features: int
+    out_features: int
+    kernel: tuple[int, ...] = ()
+    groups: int = 1
+    calls: int = 1
+    rows: int | None = None
+    in_rows: int | None = None
+    decision: Decision = "replace"
+    reason: str = ""
+    fabric: Fabric | None = None
+    paths: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the fields, which plans from files bring along."""
+        for name in ("name", "kind", "reason"):
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError(f"The {name} of a site is a text; got {getattr(self, name)!r}.")
+        for name, least in _LEAST.items():
+            self._check_whole(name, getattr(self, name), least)
+        for name, inner in (("kernel", int), ("paths", str)):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or not all(isinstance(v, inner) for v in values):
+                raise ConfigError(
+                    f"The {name} of site {self.name!r} is a tuple of {inner.__name__}; "
+                    f"got {values!r}."
+                )
+        for size in self.kernel:
+            self._check_whole("kernel", size, 1)
+        if self.decision not in ("replace", "keep"):
+            raise ConfigError(f"A decision is 'replace' or 'keep'; got {self.decision!r}.")
+        self._check_fabric()
+
+    def _check_whole(self, name: str, value: object, least: int) -> None:
+        if value is None and name in ("rows", "in_rows"):
+            return
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(
+                f"The {name} of site {self.name!r} must be a whole number of "
+                f"{least} or more; got {value!r}."
+            )
+
+    def _check_fabric(self) -> None:
+        fabric = self.fabric
+        if fabric is None:
+            return
+        if not isinstance(fabric, Fabric):
+            raise ConfigError(
+                f"Site {self.name!r} takes a Fabric, see sp.fabric(...); "
+                f"got {type(fabric).__name__}."
+            )
+        kernel = self.kernel if math.prod(self.kernel) > 1 else ()
+        sizes = (self.in_features, self.out_features, kernel)
+        if (fabric.in_features, fabric.out_features, fabric.kernel) != sizes:
+            raise ConfigError(
+                f"{self.name} is {self.in_features} -> {self.out_features} with kernel "
+                f"{self.kernel}; got a fabric {fabric.in_features} -> {fabric.out_features} with "
+                f"{fabric.kernel}."
+            )
+        if not fabric.separates(self.groups):
+            raise ConfigError(f"{self.name} has {self.groups} groups; {fabric} mixes the groups.")
+
+    @property
+    def dense_parameters(self) -> int:
+        """Weights of the dense operation, bias not counted."""
+        return self.in_features * self.out_features * math.prod(self.kernel) // self.groups
+
+    @property
+    def parameters(self) -> int:
+        """Weights after the decision."""
+        return self.fabric.parameters if self.fabric is not None else self.dense_parameters
+
+    @property
+    def dense_flops(self) -> int:
+        """FLOPs of the dense operation in one run of the model, one row where rows are unknown."""
+        return 2 * self.dense_parameters * (self.rows or 1) * self.calls
+
+    @property
+    def flops(self) -> int:
+        """FLOPs in one run after the decision."""
+        return self.flops_of(self.fabric) if self.fabric is not None else self.dense_flops
+
+    def flops_of(self, fabric: Fabric) -> int:
+        """FLOPs of one run with a fabric: stages before the spatial one see the input's image."""
+        rows = self.rows or 1
+        before = self.in_rows if self.in_rows is not None and fabric.kernel else rows
+        total = 0
+        for branch in fabric.branches:
+            position = before
+            for step in branch:
+                if step.kernel:
+                    position = rows
+                total += 2 * step.parameters * position
+        return total * self.calls
+
+    def kept(self, reason: str) -> Site:
+        """The same site, to stay dense for this reason."""
+        return replace(self, decision="keep", reason=reason, fabric=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        fabric = None if self.fabric is None else json.loads(self.fabric.to_json())
+        return {**data, "kernel": list(self.kernel), "paths": list(self.paths), "fabric": fabric}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Site:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: an unknown field, a field of another type, a decision without its fabric.
+        """
+        known = {field.name for field in fields(Site)}
+        for key in data:
+            if key not in known:
+                raise ConfigError(f"A site of a plan has no field {key!r}.{nearest(key, known)}")
+        fabric = data["fabric"]
+        if (data["decision"] == "replace") != (fabric is not None):
+            raise ConfigError(f"Site {data['name']!r}: a fabric goes with the decision 'replace'.")
+        return Site(
+            **{
+                **data,
+                "kernel": _as_tuple(data["kernel"]),
+                "paths": _as_tuple(data["paths"]),
+                "fabric": None if fabric is None else Fabric.from_json(json.dumps(fabric)),
+            }
+        )
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,404 @@
+"""Choosing fabrics: regimes, alternation along the graph, budgets of whole models."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import sparsify as sp
+from sparsify.config import Budget, Rule
+from sparsify.fabric import Fabric
+from sparsify.plan import Plan, Site
+from sparsify.select.choose import automatic, fit
+
+
+def _share(budget: float) -> Callable[[Fabric], float]:
+    return lambda fabric: fabric.density / budget
+
+
+def _family(fabric: Fabric | None) -> str:
+    return "" if fabric is None else fabric.family.partition("(")[0]
+
+
+# --- one layer ---------------------------------------------------------------------------------
+
+# (inputs, outputs, budget, family): THEORY.md section 2, "Defaults per regime".
+REGIMES = [
+    (256, 256, 0.02, "block_diagonal"),  # 2 n**1.5 parameters are 12.5 %
+    (256, 256, 0.12, "block_diagonal"),
+    (256, 256, 0.125, "monarch"),
+    (256, 256, 0.25, "monarch"),
+    (1024, 1024, 0.05, "block_diagonal"),
+    (1024, 1024, 0.0625, "monarch"),
+    (4096, 4096, 0.1, "monarch"),
+    (768, 3072, 0.1, "monarch"),
+    (3072, 768, 0.1, "monarch"),
+    (64, 64, 0.25, "monarch"),
+    (64, 64, 0.1, "block_diagonal"),
+    (127, 127, 0.1, "block_diagonal"),
+    (127, 127, 0.3, "monarch"),
+    (64, 64, 0.01, ""),
+    (64, 4096, 0.01, ""),
+]
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "budget", "family"), REGIMES)
+def test_the_default_of_each_regime(inputs: int, outputs: int, budget: float, family: str) -> None:
+    fabric = automatic(inputs, outputs, _share(budget))
+    assert _family(fabric) == family, fabric
+    if fabric is not None:
+        assert fabric.density <= budget
+        assert len(fabric.stages) <= 3, "gate: stages"
+        assert fabric.width == min(inputs, outputs), "gate: rank"
+
+
+def test_low_rank_where_blocks_would_mix_the_groups() -> None:
+    fabric = automatic(33, 35, _share(0.5), exact=True)
+    assert _family(fabric) == "low_rank"
+    assert _family(automatic(33, 35, _share(0.5))) == "monarch"
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_blocks_lie_apart_when_asked(strided: bool) -> None:
+    fabric = automatic(256, 256, _share(0.05), strided=strided)
+    assert fabric is not None
+    (stage,) = fabric.stages
+    assert (stage.a > 1, stage.d > 1) == (not strided, strided)
+    monarch = automatic(256, 256, _share(0.25), strided=strided)
+    assert monarch == automatic(256, 256, _share(0.25))
+
+
+@pytest.mark.parametrize("family", sp.topologies())
+def test_exact_allows_no_wrap(family: str) -> None:
+    for inputs, outputs in ((61, 61), (64, 60), (67, 31), (96, 100)):
+        fabric = fit(family, inputs, outputs, _share(0.6), exact=True)
+        assert fabric is None or fabric.is_exact
+
+
+def test_the_budget_is_filled() -> None:
+    for inputs, outputs in ((256, 256), (768, 3072), (1024, 512), (320, 320)):
+        for budget in (0.1, 0.2, 0.3, 0.5):
+            fabric = automatic(inputs, outputs, _share(budget))
+            assert fabric is not None
+            assert fabric.density > 0.5 * budget, fabric
+
+
+@pytest.mark.parametrize("divisor", range(2, 60))
+def test_rounding_costs_no_link(divisor: int) -> None:
+    """A budget of exactly r ranks holds r ranks, whatever the floating point."""
+    unit = 2 * 96 / 96**2
+    fabric = fit("low_rank", 96, 96, _share(unit * divisor)) if divisor <= 43 else None
+    if fabric is not None:
+        assert fabric.waist in (divisor, divisor - 1)
+        assert fit("low_rank", 96, 96, lambda f: f.parameters / (192 * divisor)).waist == divisor
+
+
+# --- along a graph -----------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.up = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.down = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for up, down in zip(self.up, self.down, strict=True):
+            x = x + down(torch.relu(up(x)))
+        return x
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).unflatten(-1, (4, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return x + self.o(mixed.transpose(1, 2).flatten(2))
+
+
+class Transformer(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attention = nn.ModuleList(Attention(width) for _ in range(2))
+        self.mlp = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
+            )
+            for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for attention, mlp in zip(self.attention, self.mlp, strict=True):
+            x = attention(x)
+            x = x + mlp(x)
+        return x
+
+
+def _mlp(width: int, depth: int) -> nn.Module:
+    layers = [layer for _ in range(depth) for layer in (nn.Linear(width, width), nn.ReLU())]
+    return nn.Sequential(*layers)
+
+
+# Model and input -> pairs of sites of which the second reads what the first wrote.
+STACKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[tuple[str, str]]]] = {
+    "mlp": (lambda: _mlp(256, 5), (2, 256), [("0", "2"), ("2", "4"), ("4", "6"), ("6", "8")]),
+    "residual": (
+        lambda: Residual(256, 3),
+        (2, 256),
+        [("up.0", "down.0"), ("down.0", "up.1"), ("up.1", "down.1"), ("down.1", "up.2"),
+         ("down.0", "up.2"), ("up.2", "down.2")],
+    ),
+    "siblings": (lambda: Attention(256), (2, 5, 256), [("q", "o"), ("k", "o"), ("v", "o")]),
+    "transformer": (
+        lambda: Transformer(256),
+        (2, 5, 256),
+        [("attention.0.v", "attention.0.o"), ("attention.0.o", "mlp.0.1"), ("mlp.0.1", "mlp.0.3"),
+         *[("mlp.0.3", f"attention.1.{n}") for n in "qkv"], ("attention.1.o", "mlp.1.1")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_stacked_blocks_are_never_aligned(name: str) -> None:
+    make, shape, pairs = STACKS[name]
+    names = tuple({name for pair in pairs for name in pair})
+    plan = sp.plan(make(), (torch.zeros(shape),), budget=0.05, include=names)
+    fabrics = {site.name: site.fabric for site in plan.replaced}
+    assert {_family(fabric) for fabric in fabrics.values()} == {"block_diagonal"}
+    for first, second in pairs:
+        before, after = (fabrics[name].paths().astype(float) for name in (first, second))
+        reach, alone = after @ before, (before > 0).mean()
+        assert (reach > 0).mean() > 4 * alone, f"{first} -> {second} do not mix"
+
+
+def test_siblings_are_alike() -> None:
+    plan = sp.plan(Attention(256), (torch.zeros(2, 5, 256),), budget=0.05, include=["q", "k", "v"])
+    assert len({site.fabric for site in plan.replaced}) == 1
+
+
+def test_a_walk_alternates_in_the_order_of_definition() -> None:
+    plan = sp.plan(_mlp(256, 4), budget=0.05, include=["0", "2", "4", "6"])
+    kinds = [site.fabric.stages[0].d > 1 for site in plan.replaced]
+    assert kinds == [False, True, False, True]
+
+
+@pytest.mark.xfail(
+    reason="two strides in turn mix no more than (block size)**2 features, however deep the stack"
+)
+def test_a_deep_stack_of_blocks_mixes_everything() -> None:
+    plan = sp.plan(_mlp(256, 6), (torch.zeros(1, 256),), budget=0.05)
+    product = np.linalg.multi_dot([(site.fabric.paths() > 0) * 1.0 for site in plan.replaced])
+    assert (product > 0).all()
+
+
+# --- whole models ------------------------------------------------------------------------------
+
+
+class Net(nn.Module):
+    """Random convolutions, then random Linear layers."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        rng = random.Random(seed)
+        widths = [rng.choice((32, 37, 48, 61, 64, 96)) for _ in range(4)]
+        groups = rng.choice((1, 1, 2, 4))
+        grouped = 128 if groups > 1 else widths[2]
+        self.features = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, padding=1),
+            nn.Conv2d(widths[0], widths[1], rng.choice((1, 3, 4)), stride=rng.choice((1, 2, 3))),
+            nn.ReLU(),
+            nn.Conv2d(widths[1], grouped, (3, 1), dilation=rng.choice((1, 2))),
+            nn.Conv2d(grouped, grouped, 3, groups=groups, stride=rng.choice((1, 2)), padding=1),
+        )
+        self.linear = nn.Sequential(
+            nn.Linear(grouped, widths[3]), nn.ReLU(), nn.Linear(widths[3], 3 * widths[3])
+        )
+        self.head = nn.Linear(3 * widths[3], 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.linear(self.features(x).mean((2, 3))))
+
+
+BUDGETS = [
+    0.1,
+    0.29,
+    Budget(parameters=0.5),
+    Budget(flops=0.2),
+    Budget(flops=0.45),
+    Budget(parameters=0.4, flops=0.3),
+]
+
+
+def _flops(model: nn.Module, x: Tensor) -> int:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(x)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+def test_budgets_hold_for_random_models(budget: float | Budget) -> None:
+    limit = Budget(parameters=budget) if isinstance(budget, float) else budget
+    for seed in range(8):
+        model, x = Net(seed).eval(), torch.zeros(2, 3, 19, 17)
+        plan = sp.plan(model, (x,), budget=budget)
+        assert plan.replaced, str(plan)
+        for site in plan.replaced:
+            assert site.fabric is not None
+            assert site.parameters <= (limit.parameters or 0.9) * site.dense_parameters, site
+            assert site.flops <= (limit.flops or 100) * site.dense_flops, site
+        assert plan.density <= (limit.parameters or 0.9)
+        assert _flops(model, x) == sum(site.dense_flops for site in plan.sites)
+        sparse = sp.sparsify(model, (x,), plan=plan)
+        assert _flops(sparse, x) == sum(site.flops for site in plan.sites), str(plan)
+        weights = sum(p.numel() for n, p in sparse.named_parameters() if not n.endswith("bias"))
+        assert weights == sum(site.parameters for site in plan.sites)
+
+
+def test_a_flop_budget_of_a_convolution_needs_inputs() -> None:
+    model = nn.Sequential(nn.Conv2d(64, 64, 3), nn.Conv2d(64, 64, 3))
+    with pytest.raises(sp.ConfigError, match=r"'0' depends on the image size.* example_inputs"):
+        sp.plan(model, budget=Budget(flops=0.2))
+    plan = sp.plan(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 9)), budget=Budget(flops=0.2))
+    assert plan.replaced
+
+
+# --- requests ----------------------------------------------------------------------------------
+
+
+def _two() -> nn.Module:
+    return nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256), nn.Linear(256, 10))
+
+
+def _decisions(plan: Plan) -> dict[str, str]:
+    return {site.name: site.decision for site in plan.sites}
+
+
+REQUESTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "nothing": ({}, {"0": "replace", "2": "replace", "3": "keep"}),
+    "include": ({"include": ["0"]}, {"0": "replace", "2": "keep", "3": "keep"}),
+    "include a head": ({"include": ["3"], "budget": 0.5}, {"3": "replace", "0": "keep"}),
+    "include all does not mean heads": ({"include": ["*"]}, {"0": "replace", "3": "keep"}),
+    "exclude": ({"exclude": ["re:[01]"]}, {"0": "keep", "2": "replace"}),
+    "exclude wins": ({"include": ["0", "2"], "exclude": ["0"]}, {"0": "keep", "2": "replace"}),
+    "exclude a function": (
+        {"exclude": [lambda name, module: name == "2"]},
+        {"0": "replace", "2": "keep"},
+    ),
+    "a class": ({"include": [nn.Linear]}, {"0": "replace", "2": "replace"}),
+    "a rule keeps": ({"rules": [Rule("0", keep=True)]}, {"0": "keep", "2": "replace"}),
+    "a rule asks for a head": (
+        {"rules": [Rule("3", topology="low_rank", options={"rank": 4})]},
+        {"0": "replace", "3": "replace"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("inputs", [None, (torch.zeros(1, 256),)], ids=["walked", "recorded"])
+def test_requests(name: str, inputs: Any) -> None:
+    request, expected = REQUESTS[name]
+    decisions = _decisions(sp.plan(_two(), inputs, **request))
+    assert {site: decisions[site] for site in expected} == expected
+
+
+def test_the_first_rule_that_takes_a_layer_holds() -> None:
+    rules = [
+        Rule("0", topology="low_rank", options={"rank": 7}),
+        Rule("*", topology="clos", budget=0.3),
+        Rule("2", topology="monarch"),
+    ]
+    plan = sp.plan(_two(), rules=rules, budget=0.2)
+    fabrics = {site.name: site.fabric for site in plan.replaced}
+    assert fabrics["0"].family == "low_rank(rank=7)"
+    assert _family(fabrics["2"]) == "clos"
+    assert 0.15 < fabrics["2"].density <= 0.3
+    assert [site.reason for site in plan.replaced] == ["rule '0'", "rule '*'"]
+
+
+@pytest.mark.parametrize("topology", sp.topologies())
+def test_one_family_for_all(topology: str) -> None:
+    plan = sp.plan(_two(), topology=topology, budget=0.25)
+    assert {_family(site.fabric) for site in plan.replaced} == {topology}
+
+
+BAD_REQUESTS: dict[str, tuple[dict[str, Any], type[sp.SparsifyError], str]] = {
+    "unknown topology": ({"topology": "monach"}, sp.ConfigError, "Did you mean 'monarch'?"),
+    "topology of another type": ({"topology": None}, sp.ConfigError, "no topology None"),
+    "pattern without a hit": ({"include": ["fc*"]}, sp.ConfigError, "takes no dense layer"),
+    "exclude without a hit": ({"exclude": [nn.Conv2d]}, sp.ConfigError, "exclude=Conv2d"),
+    "rule without a hit": ({"rules": [Rule("x", keep=True)]}, sp.ConfigError, "rule='x'"),
+    "a text for a list": ({"include": "0"}, sp.ConfigError, "include must be a list"),
+    "no rule": ({"rules": ["0"]}, sp.ConfigError, "rules"),
+    "bad expression": ({"include": ["re:("]}, sp.ConfigError, "no regular expression"),
+    "bad pattern": ({"include": [3]}, sp.ConfigError, "A pattern is"),
+    "bad rule topology": (
+        {"rules": [Rule("0", topology="x")]},
+        sp.ConfigError,
+        "no topology 'x'",
+    ),
+    "bad rule option": (
+        {"rules": [Rule("0", topology="monarch", options={"block": 4})]},
+        sp.ConfigError,
+        "no option 'block'",
+    ),
+    "nothing fits": ({"budget": 0.001}, sp.BudgetError, "No layer has a fabric within 0.001"),
+    "all excluded": ({"exclude": ["*"]}, sp.NothingToDoError, "excluded by '*'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+def test_bad_requests(name: str) -> None:
+    request, error, fragment = BAD_REQUESTS[name]
+    with pytest.raises(error) as caught:
+        sp.sparsify(_two(), **request)
+    assert fragment in str(caught.value)
+
+
+BAD_SETTINGS: dict[str, tuple[Callable[[], Any], str]] = {
+    "no budget": (lambda: Budget(), "got none"),
+    "budget of zero": (lambda: Budget(parameters=0), "got 0"),
+    "budget over one": (lambda: Budget(flops=1.5), "budget flops must be"),
+    "budget that is none": (lambda: Budget(flops=float("nan")), "got nan"),
+    "budget as text": (lambda: Budget(parameters="0.1"), "got '0.1'"),
+    "options without a topology": (lambda: Rule("*", options={"rank": 1}), "needs a topology"),
+    "kept with a topology": (lambda: Rule("*", keep=True, topology="clos"), "keeps layers dense"),
+    "kept with a budget": (lambda: Rule("*", keep=True, budget=0.5), "keeps layers dense"),
+    "rule with a bad budget": (lambda: Rule("*", budget=2), "must be a share"),
+    "options and a budget": (
+        lambda: Rule("*", topology="clos", options={"rank": 1}, budget=0.1),
+        "not both",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SETTINGS)
+def test_bad_settings(name: str) -> None:
+    make, fragment = BAD_SETTINGS[name]
+    with pytest.raises(sp.ConfigError) as caught:
+        make()
+    assert fragment in str(caught.value)
+
+
+def test_flops_of_a_strided_convolution() -> None:
+    site = Site("conv", "conv2d", 64, 64, (3, 3), rows=100, in_rows=400, calls=2)
+    fabric = sp.fabric("monarch", 64, 64, blocks=8).with_kernel((3, 3))
+    first, second = fabric.stages
+    assert first.kernel == (3, 3)
+    assert site.flops_of(fabric) == 2 * 2 * 100 * (first.parameters + second.parameters)
+    late = Fabric(
+        64, 64, ((fabric.stages[1].__class__(1, 8, 64, 1), first.__class__(1, 64, 8, 1, (3, 3))),)
+    )
+    assert site.flops_of(late) == 2 * 2 * (400 * 512 + 100 * 512 * 9)
