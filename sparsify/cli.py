@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .command.arguments import parse
+from .command.outputs import check_output
 from .errors import BudgetError, ConfigError, FileError, SparsifyError, VerificationError, nearest
 from .files import publish, read_text
-from .command.outputs import check_output
 from .report import Row, render
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ __all__ = ["MOST", "param_groups"]
 MOST = 10.0
 """Highest learning rate of a factor, as a multiple of the base rate.
 
-From a small sweep with byte-level transformers, 300 or 400 steps, one seed, held-out bits per byte at
-multiples of at most 4 or 5 / 10 / 20 or 40:
+From a small sweep with byte-level transformers, 300 or 400 steps, one seed, bits per byte of files
+held out at multiples of at most 4 or 5 / 10 / 20 or 40:
 width 256, base 3e-3: 2.499 / 2.471 / 2.479; width 128, base 4e-3: 2.536 / 2.517 / 2.518,
 base 6e-3: 2.497 / 2.513 / -, base 8e-3: 2.483 / 2.514 / 2.524.
 Ten is best at moderate base rates and costs 0.03 at high ones; more is never better.

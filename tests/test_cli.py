@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 import sparsify as sp
-from sparsify.command.arguments import _EXAMPLES
 from sparsify.cli import main
+from sparsify.command.arguments import _EXAMPLES
 from tests.support import factories
 
 MLP = "tests.support.factories:mlp"

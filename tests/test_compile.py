@@ -8,17 +8,18 @@ from torch import Tensor, nn
 
 import sparsify as sp
 
-FABRIC = sp.fabric("monarch", 24, 36, blocks_in=3, blocks_out=4, links=2)
-LAYERS = {
-    "linear": (lambda: sp.nn.FabricLinear(FABRIC), (24,)),
-    "conv": (lambda: sp.nn.FabricConv2d(FABRIC, 3, padding=1), (24, 5, 5)),
-    "converted": (lambda: _converted(), (64,)),
-}
-
 
 def _converted() -> nn.Module:
     model = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 64))
     return sp.sparsify(model, budget=0.4, include=["0", "2"])
+
+
+FABRIC = sp.fabric("monarch", 24, 36, blocks_in=3, blocks_out=4, links=2)
+LAYERS = {
+    "linear": (lambda: sp.nn.FabricLinear(FABRIC), (24,)),
+    "conv": (lambda: sp.nn.FabricConv2d(FABRIC, 3, padding=1), (24, 5, 5)),
+    "converted": (_converted, (64,)),
+}
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +17,34 @@ import sparsify as sp
 from sparsify.demo import Arm, Result, run
 from sparsify.demo.data import draw, spread, standard_library
 from sparsify.demo.model import ByteTransformer
+from sparsify.demo.story import use_threads
+
+
+@dataclass(frozen=True)
+class Run:
+    result: Result
+    folder: Path
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("demo") / "files"
-    return run(quick=True, steps=3, threads=1, output=folder), folder
+    state = torch.get_rng_state()
+    with redirect_stdout(StringIO()) as stdout, redirect_stderr(StringIO()) as stderr:
+        result = run(quick=True, steps=3, output=folder)
+    assert torch.equal(torch.get_rng_state(), state)
+    return Run(result, folder, stdout.getvalue(), stderr.getvalue())
 
 
-def test_quick_run(quick: tuple[Result, Path]) -> None:
-    result, folder = quick
+def test_quick_run(quick: Run) -> None:
+    result, folder = quick.result, quick.folder
     assert [arm.name for arm in result.arms] == ["dense", "narrow dense", "fabric"]
     dense, narrow, fabric = result.arms
     assert result.compression == dense.body_weights / fabric.body_weights >= 8
     assert narrow.body_weights >= fabric.body_weights
-    assert result.tokens == 3 * result.tokens // result.steps
+    assert (result.steps, result.threads) == (3, 1)
     assert result.onnx_error < 1e-4
     for arm in result.arms:
         assert 0 < arm.bits_per_byte < 9
@@ -38,8 +54,8 @@ def test_quick_run(quick: tuple[Result, Path]) -> None:
     assert len(list(folder.iterdir())) == 6
 
 
-def test_files_are_usable(quick: tuple[Result, Path]) -> None:
-    _, folder = quick
+def test_files_are_usable(quick: Run) -> None:
+    folder = quick.folder
     loaded = sp.load(folder / "fabric.safetensors", model=ByteTransformer(256)).eval()
     runtime = onnxruntime.InferenceSession(str(folder / "fabric.onnx"))
     tokens = torch.randint(256, (5, 128), generator=torch.Generator().manual_seed(0))
@@ -48,25 +64,26 @@ def test_files_are_usable(quick: tuple[Result, Path]) -> None:
         torch.testing.assert_close(torch.from_numpy(scores), loaded(tokens), atol=1e-4, rtol=1e-4)
 
 
-def test_result_is_data(quick: tuple[Result, Path]) -> None:
-    result, _ = quick
+def test_result_is_data(quick: Run) -> None:
+    result = quick.result
     data = json.loads(result.to_json())
     arms = tuple(Arm(**arm) for arm in data["arms"])
     assert arms == result.arms
     assert data["gain"] == result.gain
 
 
-def test_streams_and_state(capsys: pytest.CaptureFixture[str]) -> None:
-    """The table alone goes to stdout; the random state and the number of threads come back."""
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
-    result = run(steps=1, threads=threads + 1)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.get_num_threads() == threads
-    captured = capsys.readouterr()
-    assert captured.out == f"{result}\n"
-    assert len(captured.out.splitlines()) == 5
-    assert "final head" in captured.err
-    assert result.verdict() in captured.err
+def test_the_table_alone_goes_to_stdout(quick: Run) -> None:
+    assert quick.stdout == f"{quick.result}\n"
+    assert len(quick.stdout.splitlines()) == 5
+    assert "final head" in quick.stderr
+    assert quick.result.verdict() in quick.stderr
+
+
+def test_threads_come_back() -> None:
+    before = torch.get_num_threads()
+    with use_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 1.5}, {"threads": 0}])

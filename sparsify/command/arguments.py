@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..errors import ConfigError, nearest
-from .options import config_tokens
 from ..report import FORMATS
+from .options import config_tokens
 
 __all__ = ["parse"]
 

@@ -16,9 +16,11 @@ from .console import progress
 from .data import Corpus
 from .model import ByteTransformer
 from .result import Arm
-from .train import bits_per_byte, train
+from .train import BATCH, bits_per_byte, train
 
 __all__ = ["Contender"]
+
+TESTS = 640  # windows of held-out text, unless training saw fewer
 
 
 @dataclass
@@ -55,7 +57,8 @@ class Contender:
             self.seconds = train(
                 self.model, text.train, steps=steps, lr=self.lr, seed=seed, report=report
             )
-        self.bits = bits_per_byte(self.model, text.held_out)
+        windows = min(TESTS, steps * BATCH)
+        self.bits = bits_per_byte(self.model, text.held_out, windows)
 
     def save_and_load(self) -> None:
         """Write the file, read it into a model without weights, and compare bit by bit.

@@ -121,6 +121,6 @@ def _at_equal_time(slower: float) -> str:
     if slower <= 1:
         return "It also trains in less time than the narrow twin."
     return (
-        f"But the narrow twin trains {slower:.1f} times faster here. With equal time instead of "
-        "equal text,\nit reads that much more, and wins."
+        f"But the narrow twin trains {slower:.1f} times faster here: given equal time instead of "
+        "equal text,\nit could read that much more, and that is hard to beat."
     )

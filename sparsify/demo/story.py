@@ -21,7 +21,7 @@ from .model import ByteTransformer
 from .result import Result
 from .train import BATCH, LENGTH, OUTER_RATE
 
-__all__ = ["run"]
+__all__ = ["run", "use_threads"]
 
 WIDTH = 256
 NARROW_WIDTH = 96  # the narrowest whose body has at least the fabric's weights
@@ -74,7 +74,7 @@ def run(
             raise ConfigError(f"{name} must be a whole number of 1 or more; got {value!r}.")
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(_threads(threads))
+        stack.enter_context(use_threads(threads))
         folder = Path(output or stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         result = _story(steps, seed, threads, folder)
@@ -157,7 +157,8 @@ def _carry_on(contenders: list[Contender], tokens: torch.Tensor) -> float:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def use_threads(count: int) -> Iterator[None]:
+    """So many threads for torch within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ LENGTH = 128  # bytes that a model sees at once
 BATCH = 8
 WARM_UP = 0.1  # share of the steps
 OUTER_RATE = 0.02  # of embeddings and head, which no arm converts
-_WINDOWS = 640  # of the held-out text
 
 Report = Callable[[float], None]
 
@@ -60,15 +59,12 @@ def train(
 
 
 @torch.no_grad()
-def bits_per_byte(model: nn.Module, text: Tensor) -> float:
+def bits_per_byte(model: nn.Module, text: Tensor, windows: int) -> float:
     """Cross-entropy over windows spread evenly over a text; 8 is knowing nothing."""
     model.eval()
-    losses = [_loss(model, part).item() for part in _parts(text)]
-    return sum(losses) / len(losses) / math.log(2)
-
-
-def _parts(text: Tensor) -> Iterator[Tensor]:
-    yield from spread(text, _WINDOWS, LENGTH).split(4 * BATCH)
+    parts = spread(text, windows, LENGTH).split(4 * BATCH)
+    total = sum(_loss(model, part).item() * len(part) for part in parts)
+    return total / windows / math.log(2)
 
 
 def _loss(

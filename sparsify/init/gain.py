@@ -32,7 +32,7 @@ def dense_gain(weight: Tensor | None, fan_in: int) -> float:
     """
     if weight is None or weight.is_meta:
         return DEFAULT_GAIN
-    norm = torch.linalg.vector_norm(weight.detach(), dtype=torch.float64).item()
+    norm: float = torch.linalg.vector_norm(weight.detach(), dtype=torch.float64).item()
     return norm * math.sqrt(fan_in / max(1, weight.numel()))
 
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, ModelError, nearest
 from ..files import staged, writing
+from ..version import package_version
 from .recipe import Slot, fabrics, layers_for, recipe_json, slots
 from .saved import FORMAT, SCHEMA, open_saved
 from .tensors import write_tensors
-from ..version import package_version
 
 __all__ = ["load", "save"]
 

@@ -16,11 +16,10 @@ from .workspace import Workspace, workspace
 
 __all__ = ["Tiles"]
 
-TILE_ELEMENTS = 2**17  # rows times the widest step, for each thread: a quarter megabyte of float32
+TILE_ELEMENTS = 2**17  # rows times the widest step, for each thread: half a megabyte of float32
 LEAST_ROWS = 32
-GRANULE = (
-    8  # the matrix library likes multiples; odd ones, for a power of two wears out few cache sets
-)
+# The matrix library likes multiples of 8; odd ones, as a power of two wears out few cache sets.
+GRANULE = 8
 
 Branches = tuple[tuple[Step, ...], ...]
 Item = TypeVar("Item")
