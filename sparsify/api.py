@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
@@ -32,11 +32,13 @@ from .topology import TOPOLOGIES, build
 
 __all__ = ["fabric", "plan", "sparsify"]
 
+Model = TypeVar("Model", bound=nn.Module)
+
 _ANALYSE: tuple[Pass, ...] = (AnnotateWeights(), FindSites(), CheckAliases())
 
 
 def sparsify(
-    model: nn.Module,
+    model: Model,
     example_inputs: Any = None,
     *,
     budget: float | Budget = 0.1,
@@ -47,7 +49,7 @@ def sparsify(
     plan: Plan | None = None,
     init: str = "orthogonal",
     seed: int = 0,
-) -> nn.Module:
+) -> Model:
     """A copy of the model whose dense layers are fabrics; the model itself is not touched.
 
     Args:
@@ -95,7 +97,7 @@ def sparsify(
         program = run_passes(program, (FollowPlan(plan),))
     if program.plan is None or not program.plan.replaced:
         raise NothingToDoError(f"Nothing to replace. {_kept_reasons(program.plan)}")
-    return run_passes(program, (ReplaceDense(), initialise, Verify())).module
+    return cast("Model", run_passes(program, (ReplaceDense(), initialise, Verify())).module)
 
 
 def plan(

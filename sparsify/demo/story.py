@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -116,7 +115,7 @@ def _models(seed: int, folder: Path) -> list[Contender]:
     recipe = plan(dense, (tokens,), budget=BUDGET)
     say(f"2. Plan: what becomes of a transformer of width {WIDTH} at a budget of {BUDGET:.1%}.\n")
     say(f"{recipe}\n")
-    fabric = cast("ByteTransformer", sparsify(dense, (tokens,), plan=recipe, seed=seed))
+    fabric = sparsify(dense, (tokens,), plan=recipe, seed=seed)
     say(
         f"3. Convert: the body goes from {dense.body_weights():,} to {fabric.body_weights():,} "
         f"weights. Its twin is a dense transformer of width {NARROW_WIDTH}, "
