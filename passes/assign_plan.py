@@ -13,7 +13,7 @@ from ..errors import BudgetError, ConfigError, nearest
 from ..fabric import Fabric
 from ..match import Pattern, check_hits, matches, pattern_text
 from ..plan import Plan, Site
-from ..select.choose import AUTO, automatic, fit
+from ..select.choose import AUTO, alternated, automatic, fit
 from ..topology import TOPOLOGIES, build
 from .base import Pass, PassError, PassResult, Program
 
@@ -25,7 +25,7 @@ _MOST = 0.9
 
 @dataclass(frozen=True)
 class AssignPlan(Pass):
-    """Choose a fabric for each site; consecutive block diagonals alternate between their strides.
+    """Choose a fabric for each site; block diagonals take turns in their strides.
 
     Args:
         budget: what may stay of each replaced layer; never exceeded.
@@ -109,7 +109,7 @@ class AssignPlan(Pass):
         rule = self._rule(site, module)
         if rule is not None and rule.keep:
             return site.kept(f"kept by the rule {pattern_text(rule.pattern)}")
-        return self._choose(site, rule, bool(level % 2), cache)
+        return self._choose(site, rule, level, cache)
 
     def _rule(self, site: Site, module: nn.Module | None) -> Rule | None:
         return next((r for r in self.rules if matches(r.pattern, site.name, module)), None)
@@ -118,11 +118,11 @@ class AssignPlan(Pass):
         return self.budget if rule is None or rule.budget is None else as_budget(rule.budget)
 
     def _choose(
-        self, site: Site, rule: Rule | None, strided: bool, cache: dict[Any, Fabric | None]
+        self, site: Site, rule: Rule | None, level: int, cache: dict[Any, Fabric | None]
     ) -> Site:
         by = "" if rule is None else f"rule {pattern_text(rule.pattern)}"
         if rule is not None and rule.options and rule.topology is not None:
-            fabric: Fabric | None = _for_site(
+            fabric = _for_site(
                 site,
                 build(
                     rule.topology,
@@ -134,14 +134,14 @@ class AssignPlan(Pass):
             return replace(site, fabric=fabric, reason=by)
         budget = self._budget(rule)
         family = self.topology if rule is None or rule.topology is None else rule.topology
-        key = (family, budget, strided, *_cost_key(site))
+        key = (family, budget, *_cost_key(site))
         if key not in cache:
-            cache[key] = _fit_site(site, family, budget, strided)
-        fabric = cache[key]
-        if fabric is None:
+            cache[key] = _fit_site(site, family, budget)
+        found = cache[key]
+        if found is None:
             which = "" if family == AUTO else f" of the family {family}"
             return site.kept(f"{_NO_FIT}{which} within {_budget_text(budget)}")
-        return replace(site, fabric=fabric, reason=by)
+        return replace(site, fabric=_for_site(site, alternated(found, level)), reason=by)
 
 
 _NO_FIT = "has no fabric"
@@ -153,7 +153,8 @@ def _cost_key(site: Site) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _fit_site(site: Site, family: str, budget: Budget, strided: bool) -> Fabric | None:
+def _fit_site(site: Site, family: str, budget: Budget) -> Fabric | None:
+    """The best fabric over the features of one group."""
     choose: Callable[..., Fabric | None] = automatic
     if family != AUTO:
 
@@ -163,14 +164,12 @@ def _fit_site(site: Site, family: str, budget: Budget, strided: bool) -> Fabric 
     def usage(fabric: Fabric) -> float:
         return _usage(site, _for_site(site, fabric), budget)
 
-    found = choose(
+    return choose(
         site.in_features // site.groups,
         site.out_features // site.groups,
         usage,
         exact=site.groups > 1,
-        strided=strided,
     )
-    return None if found is None else _for_site(site, found)
 
 
 def _for_site(site: Site, fabric: Fabric) -> Fabric:

@@ -16,7 +16,7 @@ import sparsify as sp
 from sparsify.config import Budget, Rule
 from sparsify.fabric import Fabric
 from sparsify.plan import Plan, Site
-from sparsify.select.choose import automatic, fit
+from sparsify.select.choose import alternated, automatic, fit
 
 
 def _share(budget: float) -> Callable[[Fabric], float]:
@@ -65,14 +65,14 @@ def test_low_rank_where_blocks_would_mix_the_groups() -> None:
     assert _family(automatic(33, 35, _share(0.5))) == "monarch"
 
 
-@pytest.mark.parametrize("strided", [False, True])
-def test_blocks_lie_apart_when_asked(strided: bool) -> None:
-    fabric = automatic(256, 256, _share(0.05), strided=strided)
-    assert fabric is not None
-    (stage,) = fabric.stages
-    assert (stage.a > 1, stage.d > 1) == (not strided, strided)
-    monarch = automatic(256, 256, _share(0.25), strided=strided)
-    assert monarch == automatic(256, 256, _share(0.25))
+@pytest.mark.parametrize("level", range(5))
+def test_blocks_take_turns_in_their_strides(level: int) -> None:
+    blocks = alternated(automatic(256, 256, _share(0.05)), level)
+    (stage,) = blocks.stages
+    assert stage.d == (1, 8, 1, 32, 1)[level]
+    assert (stage.a * stage.d, stage.b, stage.c) == (32, 8, 8)
+    monarch = automatic(256, 256, _share(0.25))
+    assert alternated(monarch, level) is monarch
 
 
 @pytest.mark.parametrize("family", sp.topologies())
@@ -194,9 +194,6 @@ def test_a_walk_alternates_in_the_order_of_definition() -> None:
     assert kinds == [False, True, False, True]
 
 
-@pytest.mark.xfail(
-    reason="two strides in turn mix no more than (block size)**2 features, however deep the stack"
-)
 def test_a_deep_stack_of_blocks_mixes_everything() -> None:
     plan = sp.plan(_mlp(256, 6), (torch.zeros(1, 256),), budget=0.05)
     product = np.linalg.multi_dot([(site.fabric.paths() > 0) * 1.0 for site in plan.replaced])

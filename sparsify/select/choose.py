@@ -9,10 +9,10 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
-from ..fabric import Fabric
+from ..fabric import Fabric, Stage
 from ..topology import TOPOLOGIES, BlockDiagonal, Topology
 
-__all__ = ["AUTO", "automatic", "fit"]
+__all__ = ["AUTO", "alternated", "automatic", "fit"]
 
 AUTO = "auto"
 """The name that leaves the family to the heuristic."""
@@ -31,7 +31,6 @@ def fit(
     usage: Usage,
     *,
     exact: bool = False,
-    strided: bool = False,
 ) -> Fabric | None:
     """The best fabric of a family that fits into a budget.
 
@@ -44,7 +43,6 @@ def fit(
         out_features: width of the output, at least 1.
         usage: share of the budget that a fabric uses.
         exact: allow no wrap and fold (a grouped layer must not mix its groups).
-        strided: for block_diagonal, blocks of features that lie apart.
 
     Returns:
         The fabric, or None where none fits.
@@ -57,7 +55,7 @@ def fit(
     fabrics = [
         fabric
         for topology in TOPOLOGIES[family].candidates(in_features, out_features)
-        if (fabric := _grown(_strided(topology, strided), in_features, out_features, usage))
+        if (fabric := _grown(topology, in_features, out_features, usage))
         and (fabric.is_exact or not exact)
     ]
     if not fabrics:
@@ -81,13 +79,12 @@ def automatic(
     usage: Usage,
     *,
     exact: bool = False,
-    strided: bool = False,
 ) -> Fabric | None:
     """The default family per regime of the budget (arguments as for `fit`).
 
     A Monarch fabric whose hidden layer is as wide as the narrower side, where the budget allows one
-    (2 n**1.5 parameters for a square n); else blocks of one stage, contiguous and strided in turn
-    along the graph; else, where even these do not fit, the widest low-rank pair.
+    (2 n**1.5 parameters for a square n); else blocks of one stage, whose strides take turns along
+    the graph (see `alternated`); else, where even these do not fit, the widest low-rank pair.
 
     Example:
         >>> automatic(1024, 1024, lambda fabric: fabric.density / 0.1).family
@@ -97,16 +94,49 @@ def automatic(
     """
     narrow = min(in_features, out_features)
     for family, least in (("monarch", narrow), ("block_diagonal", narrow), ("low_rank", 1)):
-        fabric = fit(family, in_features, out_features, usage, exact=exact, strided=strided)
+        fabric = fit(family, in_features, out_features, usage, exact=exact)
         if fabric is not None and fabric.width >= least:
             return fabric
     return None
 
 
-def _strided(topology: Topology, strided: bool) -> Topology:
-    if strided and isinstance(topology, BlockDiagonal):
-        return dataclasses.replace(topology, strided=True)
-    return topology
+def alternated(fabric: Fabric, level: int) -> Fabric:
+    """One stage of blocks with the stride that suits its place in the graph; others as they are.
+
+    Aligned blocks in a row never mix. So every other layer has neighbouring features in its blocks,
+    and those between take turns in the strides c, c**2, ...: the stages of a butterfly, after one
+    cycle of which every feature has met every other. Two layers an odd number of levels apart, as
+    skips join them, are never aligned.
+
+    Args:
+        fabric: what was chosen, with neighbouring features in a block.
+        level: how many layers lie before this one.
+
+    Example:
+        >>> blocks = BlockDiagonal(blocks=32).build(256, 256)
+        >>> [str(alternated(blocks, level).stages[0]) for level in range(4)]
+        ['(32,8,8,1)', '(4,8,8,8)', '(32,8,8,1)', '(1,8,8,32)']
+    """
+    stage = fabric.stages[0]
+    one_stage = ((Stage(stage.a, stage.b, stage.c, 1),),)
+    if level % 2 == 0 or stage.a == 1 or fabric.branches != one_stage:
+        return fabric
+    strides = _strides(stage.a, stage.c)
+    stride = strides[level // 2 % len(strides)]
+    whole = BlockDiagonal(stage.a, strided=True)
+    apart = whole if stride == stage.a else BlockDiagonal(stage.a, stride=stride)
+    return apart.build(fabric.in_features, fabric.out_features)
+
+
+def _strides(blocks: int, width: int) -> list[int]:
+    """Divisors of the number of blocks up to itself, each at most `width` times the last."""
+    divisors = [stride for stride in range(2, blocks + 1) if blocks % stride == 0]
+    strides: list[int] = []
+    last = 1
+    while last < blocks:
+        last = max((s for s in divisors if last < s <= width * last), default=blocks)
+        strides.append(last)
+    return strides
 
 
 def _grown(topology: Topology, in_features: int, out_features: int, usage: Usage) -> Fabric | None:

@@ -26,6 +26,7 @@ class BlockDiagonal(Topology):
     Args:
         blocks: number of blocks, 1 to min(in_features, out_features).
         strided: whether the features of a block lie `blocks` apart instead of side by side.
+        stride: how far apart the features of a block lie, a divisor of blocks; in between the two.
 
     Example:
         >>> BlockDiagonal(blocks=4).build(16, 8).parameters
@@ -35,6 +36,7 @@ class BlockDiagonal(Topology):
     name: ClassVar[str] = "block_diagonal"
     blocks: int
     strided: bool = False
+    stride: int | None = None
 
     def branches(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
         """One stage; uneven widths wrap and fold."""
@@ -45,9 +47,18 @@ class BlockDiagonal(Topology):
         highest = min(in_features, out_features)
         blocks = check_range(self.name, "blocks", self.blocks, highest)
         outputs, inputs = math.ceil(out_features / blocks), math.ceil(in_features / blocks)
+        stride = self._stride(blocks)
+        return ((Stage(blocks // stride, outputs, inputs, stride),),)
+
+    def _stride(self, blocks: int) -> int:
+        if self.stride is None:
+            return blocks if self.strided else 1
         if self.strided:
-            return ((Stage(1, outputs, inputs, blocks),),)
-        return ((Stage(blocks, outputs, inputs, 1),),)
+            raise ConfigError("block_diagonal takes strided= or stride=, not both.")
+        stride = check_range(self.name, "stride", self.stride, blocks)
+        if blocks % stride:
+            raise ConfigError(f"block_diagonal: stride must divide {blocks} blocks; got {stride}.")
+        return stride
 
     @classmethod
     def candidates(cls, in_features: int, out_features: int) -> Iterator[Topology]:
