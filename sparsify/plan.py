@@ -152,13 +152,18 @@ class Plan:
             for site in self.sites
         ]
 
+    def _measure(self) -> str:
+        """What the shares are shares of: where no run told the rows, every weight counts once."""
+        unknown = any(site.rows is None and site.calls for site in self.sites)
+        return "weights (no run: give example_inputs for FLOPs)" if unknown else "weight FLOPs"
+
     def summary(self) -> str:
         """One line: what is replaced, how much stays, what it covers."""
         dense = sum(site.dense_parameters for site in self.replaced)
         kept = sum(site.parameters for site in self.replaced)
         return (
             f"{len(self.replaced)} of {len(self.sites)} sites replaced, parameters {dense:,} -> "
-            f"{kept:,} (density {self.density:.1%}), {self.flop_share:.1%} of the weight FLOPs"
+            f"{kept:,} (density {self.density:.1%}), {self.flop_share:.1%} of the {self._measure()}"
         )
 
     def __str__(self) -> str:

@@ -84,8 +84,20 @@ def _fake_run(model: nn.Module, inputs: Inputs) -> fx.Graph:
             # module at two paths twice, and leave the stand-ins in it.
             return torch.func.functional_call(model, stand_ins, args, kwargs, tie_weights=False)
 
-        with preserved(model):
+        with preserved(model), _quiet():
             return recorder.run(call, (args, kwargs))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch logs a traceback of what fails on fake tensors; we answer that failure ourselves."""
+    torch_logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = torch_logger.disabled
+    torch_logger.disabled = True
+    try:
+        yield
+    finally:
+        torch_logger.disabled = before
 
 
 def _for_each_slot(
