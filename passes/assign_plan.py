@@ -1,104 +1,115 @@
-"""A fabric for every site that may be replaced, under the budget."""
+"""A fabric for every site that may be replaced, under one budget."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
 from ..config import Budget, Rule, as_budget
-from ..errors import BudgetError, ConfigError, nearest
-from ..fabric import Fabric
+from ..errors import BudgetError
 from ..match import Pattern, check_hits, matches, pattern_text
 from ..plan import Plan, Site
-from ..select.choose import AUTO, alternated, automatic, fit
-from ..topology import TOPOLOGIES, build
+from ..select.assign import Demand, assign
+from ..select.candidates import AUTO, check_topology
+from ..select.choose import Choice
+from ..select.criterion import DEFAULT, Criterion
+from ..select.ladder import Terms, for_site
+from ..topology import Family, build
 from .base import Pass, PassError, PassResult, Program
 
-__all__ = ["AssignPlan"]
+if TYPE_CHECKING:
+    from ..select.latency import LatencyModel
 
-# A fabric that keeps more than this share of the dense parameters is not worth its overhead.
-_MOST = 0.9
+__all__ = ["AssignPlan"]
 
 
 @dataclass(frozen=True)
 class AssignPlan(Pass):
-    """Choose a fabric for each site; block diagonals take turns in their strides.
+    """Choose fabrics for all sites together, and divide the budget over them.
 
     Args:
-        budget: what may stay of each replaced layer; never exceeded.
-        topology: a family, or "auto" for the heuristic.
+        budget: what may stay of the replaced layers; never exceeded by their sum.
+        topology: a family or a topology, or "auto" for the heuristic.
         include: patterns; where given, only sites that one of them takes are replaced.
         exclude: patterns of sites that stay dense.
-        rules: exceptions; the first that takes a site holds.
+        rules: exceptions; the first that takes a site holds. The layers of a rule with a budget of
+            its own share that one; those of a rule with options are outside all budgets.
+        score: what fabrics are ranked by.
+        min_speedup: sites that no fabric is predicted to speed up this much stay dense.
+        latency: predicts seconds, for min_speedup and budgets of seconds.
 
-    Requires: sites. Ensures: `program.plan` has every site; no replaced site exceeds its budget.
+    Requires: sites. Ensures: `program.plan` has every site; no budget is exceeded.
     Before: Site("fc1", replace, fabric=None)
     After:  Site("fc1", replace, fabric=monarch(blocks=16) ...)
     """
 
     name: ClassVar[str] = "assign-plan"
     budget: Budget = field(default_factory=lambda: Budget(parameters=0.1))
-    topology: str = AUTO
+    topology: Family = AUTO
     include: Sequence[Pattern] = ()
     exclude: Sequence[Pattern] = ()
     rules: Sequence[Rule] = ()
+    score: str = DEFAULT
+    min_speedup: float | None = None
+    latency: LatencyModel | None = None
 
     def requires(self, program: Program) -> None:
         """The sites are known."""
         self.need(program.analysed, "the sites that find-sites lists")
 
     def run(self, program: Program) -> PassResult:
-        """Decide site by site, in the order of the graph."""
+        """Decide which sites compete, then divide each budget over those that share it."""
         modules = dict(program.module.named_modules())
         self._check(program, modules)
+        decided = {site.name: self._decide(site, modules.get(site.name)) for site in program.sites}
         levels = _levels(program)
-        cache: dict[Any, Fabric | None] = {}
-        sites = tuple(
-            self._decide(site, modules.get(site.name), levels.get(site.name, 0), cache)
-            for site in program.sites
-        )
-        if any(s.reason.startswith(_NO_FIT) for s in sites) and not any(s.fabric for s in sites):
-            misfit = next(site for site in sites if site.reason.startswith(_NO_FIT))
-            raise BudgetError(
-                f"No layer has a fabric within {_budget_text(self.budget)}: {misfit.name!r} "
-                f"({misfit.in_features} -> {misfit.out_features}) {misfit.reason}. "
-                "Raise the budget."
-            )
-        plan = Plan(sites, self.budget)
-        return PassResult(replace(program, sites=sites, plan=plan), True, plan.summary())
+        for terms, names in self._shares(decided, modules):
+            demands = [
+                Demand(decided[name], self._family(decided[name], modules), levels.get(name, 0))
+                for name in names
+            ]
+            for demand, answer in zip(demands, assign(demands, terms), strict=True):
+                rule = self._rule(demand.site, modules.get(demand.site.name))
+                decided[demand.site.name] = _answered(demand.site, answer, rule)
+        plan = Plan(tuple(decided.values()), self.budget)
+        _check_fits(plan)
+        return PassResult(replace(program, sites=plan.sites, plan=plan), True, plan.summary())
 
     def ensures(self, before: Program, after: Program) -> None:
-        """Nothing exceeds its budget, except where a rule gives the sizes themselves."""
+        """No budget is exceeded by the layers that share it."""
         modules = dict(after.module.named_modules())
-        for site in after.sites:
-            rule = self._rule(site, modules.get(site.name))
-            if site.fabric is None or (rule is not None and rule.options):
-                continue
-            if _usage(site, site.fabric, self._budget(rule)) > 1:
-                raise PassError(f"{self.name} exceeded the budget of {site.name!r}.")
+        shared = {
+            site.name: site
+            for site in after.sites
+            if site.fabric is not None and not self._has_options(site, modules)
+        }
+        for terms, names in self._shares(shared, modules, is_planned=True):
+            sites = [shared[name] for name in names]
+            budget = terms.budget
+            shares = [
+                (budget.parameters, [(s.parameters, s.dense_parameters) for s in sites]),
+                (budget.flops, [(s.flops, s.dense_flops) for s in sites]),
+            ]
+            for share, costs in shares:
+                kept, dense = (sum(column) for column in zip(*costs, strict=True))
+                if share is not None and kept > share * dense * (1 + 1e-9):
+                    raise PassError(f"{self.name} exceeded the budget of {budget}.")
 
     def _check(self, program: Program, modules: dict[str, nn.Module]) -> None:
-        if self.topology != AUTO and self.topology not in TOPOLOGIES:
-            known = (AUTO, *TOPOLOGIES)
-            raise ConfigError(
-                f"There is no topology {self.topology!r}; there are {', '.join(known)}."
-                f"{nearest(str(self.topology), known)}"
-            )
+        check_topology(self.topology)
+        for rule in self.rules:
+            check_topology(AUTO if rule.topology is None else rule.topology)
+        Criterion(self.score)
         named = [(site.name, modules.get(site.name)) for site in program.sites]
         check_hits(self.include, named, "include")
         check_hits(self.exclude, named, "exclude")
         check_hits([rule.pattern for rule in self.rules], named, "rule")
 
-    def _decide(
-        self,
-        site: Site,
-        module: nn.Module | None,
-        level: int,
-        cache: dict[Any, Fabric | None],
-    ) -> Site:
+    def _decide(self, site: Site, module: nn.Module | None) -> Site:
+        """Keep a site dense, give it the fabric of a rule's options, or leave it to the planner."""
         if site.decision == "keep":
             return site
         for pattern in self.exclude:
@@ -109,97 +120,56 @@ class AssignPlan(Pass):
         rule = self._rule(site, module)
         if rule is not None and rule.keep:
             return site.kept(f"kept by the rule {pattern_text(rule.pattern)}")
-        return self._choose(site, rule, level, cache)
+        if rule is None or not rule.options or rule.topology is None:
+            return site
+        sizes = (site.in_features // site.groups, site.out_features // site.groups)
+        fabric = for_site(site, build(rule.topology, *sizes, rule.options))
+        return replace(site, fabric=fabric, reason=f"rule {pattern_text(rule.pattern)}")
 
     def _rule(self, site: Site, module: nn.Module | None) -> Rule | None:
         return next((r for r in self.rules if matches(r.pattern, site.name, module)), None)
 
-    def _budget(self, rule: Rule | None) -> Budget:
-        return self.budget if rule is None or rule.budget is None else as_budget(rule.budget)
+    def _has_options(self, site: Site, modules: dict[str, nn.Module]) -> bool:
+        rule = self._rule(site, modules.get(site.name))
+        return rule is not None and bool(rule.options)
 
-    def _choose(
-        self, site: Site, rule: Rule | None, level: int, cache: dict[Any, Fabric | None]
-    ) -> Site:
-        by = "" if rule is None else f"rule {pattern_text(rule.pattern)}"
-        if rule is not None and rule.options and rule.topology is not None:
-            fabric = _for_site(
-                site,
-                build(
-                    rule.topology,
-                    site.in_features // site.groups,
-                    site.out_features // site.groups,
-                    rule.options,
-                ),
-            )
-            return replace(site, fabric=fabric, reason=by)
-        budget = self._budget(rule)
-        family = self.topology if rule is None or rule.topology is None else rule.topology
-        key = (family, budget, *_cost_key(site))
-        if key not in cache:
-            cache[key] = _fit_site(site, family, budget)
-        found = cache[key]
-        if found is None:
-            which = "" if family == AUTO else f" of the family {family}"
-            return site.kept(f"{_NO_FIT}{which} within {_budget_text(budget)}")
-        return replace(site, fabric=_for_site(site, alternated(found, level)), reason=by)
+    def _family(self, site: Site, modules: dict[str, nn.Module]) -> Family:
+        rule = self._rule(site, modules.get(site.name))
+        return self.topology if rule is None or rule.topology is None else rule.topology
+
+    def _shares(
+        self, sites: dict[str, Site], modules: dict[str, nn.Module], is_planned: bool = False
+    ) -> list[tuple[Terms, list[str]]]:
+        """The sites that share each budget: the global one, and that of each rule that has one."""
+        shares: dict[int, tuple[Terms, list[str]]] = {}
+        for name, site in sites.items():
+            if site.decision == "keep" or (site.fabric is not None) != is_planned:
+                continue
+            rule = self._rule(site, modules.get(name))
+            own = None if rule is None or rule.budget is None else as_budget(rule.budget)
+            terms = Terms(own or self.budget, Criterion(self.score), self.min_speedup, self.latency)
+            shares.setdefault(id(rule) if own else 0, (terms, []))[1].append(name)
+        return list(shares.values())
 
 
 _NO_FIT = "has no fabric"
 
 
-def _cost_key(site: Site) -> tuple[Any, ...]:
-    return (
-        site.in_features, site.out_features, site.kernel, site.groups, site.rows, site.in_rows
-    )  # fmt: skip
+def _answered(site: Site, answer: Choice | str, rule: Rule | None) -> Site:
+    if isinstance(answer, str):
+        return site.kept(answer)
+    reason = answer.reason if rule is None else f"rule {pattern_text(rule.pattern)}"
+    return replace(site, fabric=answer.fabric, reason=reason, rivals=answer.rivals)
 
 
-def _fit_site(site: Site, family: str, budget: Budget) -> Fabric | None:
-    """The best fabric over the features of one group."""
-    choose: Callable[..., Fabric | None] = automatic
-    if family != AUTO:
-
-        def choose(*sizes: Any, **options: Any) -> Fabric | None:
-            return fit(family, *sizes, **options)
-
-    def usage(fabric: Fabric) -> float:
-        return _usage(site, _for_site(site, fabric), budget)
-
-    return choose(
-        site.in_features // site.groups,
-        site.out_features // site.groups,
-        usage,
-        exact=site.groups > 1,
-    )
-
-
-def _for_site(site: Site, fabric: Fabric) -> Fabric:
-    """A fabric over the features of one group -> that of the whole layer, kernel and all."""
-    if site.groups > 1:
-        if not fabric.is_exact:
-            return fabric
-        fabric = fabric.repeat(site.groups)
-    return fabric.with_kernel(site.kernel) if site.kernel else fabric
-
-
-def _usage(site: Site, fabric: Fabric, budget: Budget) -> float:
-    """The share of the site's budget that a fabric uses, the strictest of all limits."""
-    density = fabric.parameters / site.dense_parameters
-    shares = [density / _MOST]
-    if budget.parameters is not None:
-        shares.append(density / budget.parameters)
-    if budget.flops is not None:
-        if site.rows is None and site.kernel:
-            raise ConfigError(
-                f"A budget of FLOPs for the convolution {site.name!r} depends on the image size: "
-                "give example_inputs."
-            )
-        shares.append(site.flops_of(fabric) / site.dense_flops / budget.flops)
-    return max(shares)
-
-
-def _budget_text(budget: Budget) -> str:
-    limits = {"parameters": budget.parameters, "FLOPs": budget.flops}
-    return " and ".join(f"{share:.3g} of its {what}" for what, share in limits.items() if share)
+def _check_fits(plan: Plan) -> None:
+    """Raise where the budget left nothing to replace."""
+    misfit = next((site for site in plan.sites if site.reason.startswith(_NO_FIT)), None)
+    if misfit is not None and not plan.replaced:
+        raise BudgetError(
+            f"No layer has a fabric within {plan.budget}: {misfit.name!r} "
+            f"({misfit.in_features} -> {misfit.out_features}) {misfit.reason}. Raise the budget."
+        )
 
 
 def _levels(program: Program) -> dict[str, int]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import nn as nn
     from . import onnx as onnx
+    from . import plot as plot
     from .api import fabric as fabric
     from .api import plan as plan
     from .api import sparsify as sparsify
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .io import save as save
     from .optim import param_groups as param_groups
     from .plan import Plan as Plan
+    from .select.score import score as score
     from .topology import topologies as topologies
 
     __version__: str
@@ -56,6 +58,7 @@ _HOMES = {  # public name -> where it is defined, imported when it is first used
     "export_onnx": ".export.onnx_export",
     "fabric": ".api",
     "Fabric": ".fabric",
+    "score": ".select.score",
     "topologies": ".topology",
     "param_groups": ".optim",
     "capabilities": ".environment",
@@ -68,7 +71,7 @@ _HOMES = {  # public name -> where it is defined, imported when it is first used
     "NothingToDoError": ".errors",
     "VerificationError": ".errors",
 }
-_MODULES = ("nn", "onnx")
+_MODULES = ("nn", "onnx", "plot")
 
 __all__ = [
     "Budget",
@@ -92,7 +95,9 @@ __all__ = [
     "onnx",
     "param_groups",
     "plan",
+    "plot",
     "save",
+    "score",
     "sparsify",
     "topologies",
 ]

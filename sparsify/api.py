@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from torch import nn
 
 from .config import Budget, Rule, as_budget
-from .errors import BudgetError, ConfigError, NothingToDoError, nearest
+from .errors import BudgetError, ConfigError, NothingToDoError
 from .fabric import Fabric
 from .frontend.capture import capture
 from .match import Pattern
@@ -27,8 +28,13 @@ from .passes import (
     run_passes,
 )
 from .plan import Plan
-from .select.choose import AUTO, automatic, fit
-from .topology import TOPOLOGIES, build
+from .select.candidates import AUTO, check_topology, family_text
+from .select.choose import choose
+from .select.criterion import DEFAULT, Criterion
+from .topology import Family, build
+
+if TYPE_CHECKING:
+    from .select.latency import LatencyModel
 
 __all__ = ["fabric", "plan", "sparsify"]
 
@@ -42,10 +48,12 @@ def sparsify(
     example_inputs: Any = None,
     *,
     budget: float | Budget = 0.1,
-    topology: str = AUTO,
+    topology: Family = AUTO,
     include: Sequence[Pattern] = (),
     exclude: Sequence[Pattern] = (),
     rules: Sequence[Rule] = (),
+    score: str = DEFAULT,
+    min_speedup: float | None = None,
     plan: Plan | None = None,
     init: str = "orthogonal",
     seed: int = 0,
@@ -57,13 +65,17 @@ def sparsify(
         example_inputs: a tuple of positional or a dict of keyword inputs. Without them the model's
             own (`dummy_inputs`, `example_input_array`) are used, else its layers in their order.
         budget: share of the replaced layers' parameters that may stay, in (0, 1]; or a `Budget`.
-        topology: a name of `topologies()`, or "auto".
+            It is one budget for all: layers where it is worth more get more of it.
+        topology: a name of `topologies()`, a topology of your own (see `Topology`), or "auto".
         include: patterns of the layers to replace (globs on paths, "re:..." expressions, classes,
             predicates of path and module); all by default. A full path also asks for a layer that
             is kept by default, such as a final head.
         exclude: patterns of layers to keep.
         rules: exceptions for some layers; the first that takes a layer holds.
-        plan: follow this plan, and none of the five arguments above.
+        score: what fabrics are ranked by: "default", or a key of `score(fabric)`.
+        min_speedup: layers that no fabric is predicted to make this many times as fast on this
+            machine stay dense. The prediction is measured once per machine.
+        plan: follow this plan, and none of the seven arguments above.
         init: "orthogonal" or "variance".
         seed: of all randomness, together with the layers' paths.
 
@@ -89,10 +101,11 @@ def sparsify(
         ClosNets 1802.03885, NeuroFabric 2002.08339, Sparse Neural Networks Topologies 1706.05683.
     """
     initialise = Initialise(init, seed)
+    choices = _Choices(budget, topology, include, exclude, rules, score, min_speedup)
     if plan is None:
-        program = _planned(model, example_inputs, budget, topology, include, exclude, rules)
+        program = _planned(model, example_inputs, choices)
     else:
-        _refuse_choices(budget, topology, include, exclude, rules)
+        _refuse(choices)
         program = _analysed(model, example_inputs)
         program = run_passes(program, (FollowPlan(plan),))
     if program.plan is None or not program.plan.replaced:
@@ -105,10 +118,12 @@ def plan(
     example_inputs: Any = None,
     *,
     budget: float | Budget = 0.1,
-    topology: str = AUTO,
+    topology: Family = AUTO,
     include: Sequence[Pattern] = (),
     exclude: Sequence[Pattern] = (),
     rules: Sequence[Rule] = (),
+    score: str = DEFAULT,
+    min_speedup: float | None = None,
 ) -> Plan:
     """A dry run of `sparsify`: what would become of each dense layer, and why.
 
@@ -122,6 +137,8 @@ def plan(
         include: as for `sparsify`.
         exclude: as for `sparsify`.
         rules: as for `sparsify`.
+        score: as for `sparsify`.
+        min_speedup: as for `sparsify`.
 
     Returns:
         The plan: printable, editable, JSON in and out.
@@ -137,27 +154,30 @@ def plan(
         >>> sp.plan(torch.nn.Linear(256, 256), budget=0.25).sites[0].parameters
         16384
     """
-    program = _planned(model, example_inputs, budget, topology, include, exclude, rules)
+    choices = _Choices(budget, topology, include, exclude, rules, score, min_speedup)
+    program = _planned(model, example_inputs, choices)
     if program.plan is None:
         raise NothingToDoError("The model has no plan.")
     return program.plan
 
 
 def fabric(
-    topology: str,
+    topology: Family,
     in_features: int,
     out_features: int,
     *,
     budget: float | Budget | None = None,
+    score: str = DEFAULT,
     **options: Any,
 ) -> Fabric:
     """A fabric of a family, from its own options or filling a budget.
 
     Args:
-        topology: a name of `topologies()`; with a budget also "auto".
+        topology: a name of `topologies()` or a topology of your own; with a budget also "auto".
         in_features: width of the input, at least 1.
         out_features: width of the output, at least 1.
         budget: share of in_features * out_features that may stay, in (0, 1]; never exceeded.
+        score: what fabrics within a budget are ranked by, as for `sparsify`.
         options: the family's options by name, in place of a budget.
 
     Returns:
@@ -174,39 +194,31 @@ def fabric(
         >>> sp.fabric("monarch", 1024, 1024, blocks=32).parameters
         65536
     """
-    if topology != AUTO and topology not in TOPOLOGIES:
-        known = (AUTO, *TOPOLOGIES)
-        raise ConfigError(
-            f"There is no topology {topology!r}; there are {', '.join(known)}."
-            f"{nearest(str(topology), known)}"
-        )
+    check_topology(topology)
+    name = family_text(topology)
     if budget is None:
         if topology == AUTO:
             raise ConfigError("The topology 'auto' needs a budget=.")
         return build(topology, in_features, out_features, options)
     if options:
         raise ConfigError(
-            f"Give either a budget= or the options of {topology} ({', '.join(options)}), not both."
+            f"Give either a budget= or the options of {name} ({', '.join(options)}), not both."
         )
-    for name, size in (("in_features", in_features), ("out_features", out_features)):
+    for side, size in (("in_features", in_features), ("out_features", out_features)):
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ConfigError(f"{name} must be a whole number of 1 or more; got {size!r}.")
+            raise ConfigError(f"{side} must be a whole number of 1 or more; got {size!r}.")
     share = as_budget(budget).parameters or 1.0
 
     def usage(candidate: Fabric) -> float:
         return candidate.density / share
 
-    found = (
-        automatic(in_features, out_features, usage)
-        if topology == AUTO
-        else fit(topology, in_features, out_features, usage)
-    )
+    found = choose(in_features, out_features, usage, family=topology, criterion=Criterion(score))
     if found is None:
         raise BudgetError(
-            f"No {topology} fabric {in_features} -> {out_features} has at most {share:.3g} of the "
+            f"No {name} fabric {in_features} -> {out_features} has at most {share:.3g} of the "
             f"{in_features * out_features} dense parameters. Raise the budget."
         )
-    return found
+    return found.fabric
 
 
 def _analysed(model: nn.Module, example_inputs: Any) -> Program:
@@ -218,43 +230,51 @@ def _analysed(model: nn.Module, example_inputs: Any) -> Program:
     return program
 
 
-def _planned(
-    model: nn.Module,
-    example_inputs: Any,
-    budget: float | Budget,
-    topology: str,
-    include: Sequence[Pattern],
-    exclude: Sequence[Pattern],
-    rules: Sequence[Rule],
-) -> Program:
-    for name, value in (("include", include), ("exclude", exclude), ("rules", rules)):
+class _Choices(NamedTuple):
+    """The arguments that decide what becomes of each layer."""
+
+    budget: float | Budget = 0.1
+    topology: Family = AUTO
+    include: Sequence[Pattern] = ()
+    exclude: Sequence[Pattern] = ()
+    rules: Sequence[Rule] = ()
+    score: str = DEFAULT
+    min_speedup: float | None = None
+
+
+def _planned(model: nn.Module, example_inputs: Any, choices: _Choices) -> Program:
+    for name in ("include", "exclude", "rules"):
+        value = getattr(choices, name)
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"{name} must be a list; got {value!r}.")
-    for rule in rules:
+    for rule in choices.rules:
         if not isinstance(rule, Rule):
             raise ConfigError(f"rules must be a list of Rule; got {rule!r} in it.")
-    assign = AssignPlan(as_budget(budget), topology, include, exclude, rules)
-    asked = (*include, *(rule.pattern for rule in rules if not rule.keep))
+    settings = {**choices._asdict(), "budget": as_budget(choices.budget)}
+    assign = AssignPlan(**settings, latency=_latency(choices))
+    asked = (*choices.include, *(rule.pattern for rule in choices.rules if not rule.keep))
     keep = KeepDefaults(asked=frozenset(name for name in asked if isinstance(name, str)))
     return run_passes(_analysed(model, example_inputs), (keep, assign))
 
 
-def _refuse_choices(
-    budget: float | Budget,
-    topology: str,
-    include: Sequence[Pattern],
-    exclude: Sequence[Pattern],
-    rules: Sequence[Rule],
-) -> None:
-    given = {
-        "budget": budget != 0.1,
-        "topology": topology != AUTO,
-        "include": bool(include),
-        "exclude": bool(exclude),
-        "rules": bool(rules),
-    }
-    for name, is_given in given.items():
-        if is_given:
+def _latency(choices: _Choices) -> LatencyModel | None:
+    """This machine's latency model, where somebody asks for seconds."""
+    least = choices.min_speedup
+    if least is not None and not (isinstance(least, (int, float)) and 0 < least < math.inf):
+        raise ConfigError(f"min_speedup must be a number above 0, such as 1.0; got {least!r}.")
+    budgets = (choices.budget, *(rule.budget for rule in choices.rules))
+    in_seconds = any(isinstance(b, Budget) and b.latency_s is not None for b in budgets)
+    if least is None and not in_seconds:
+        return None
+    from .bench import latency_model
+
+    return latency_model()
+
+
+def _refuse(choices: _Choices) -> None:
+    """A plan leaves nothing to choose."""
+    for name, value, default in zip(_Choices._fields, choices, _Choices(), strict=True):
+        if value != default and value != []:
             raise ConfigError(f"plan= has been decided already: {name}= cannot go with it.")
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .command.arguments import parse
 from .command.outputs import check_output
-from .errors import BudgetError, ConfigError, FileError, SparsifyError, VerificationError, nearest
+from .errors import ConfigError, FileError, SparsifyError, VerificationError, nearest, require
 from .files import publish, read_text
 from .report import Row, render
 
@@ -91,7 +91,13 @@ def _fail(message: str, code: int, with_traceback: bool) -> int:
 
 def _plan(args: argparse.Namespace) -> None:
     output = _output(args) if args.output else None
+    report = _report(args) if args.report else None
     plan = _planned(args, _open(args, is_dry=True))
+    if report:
+        from .page import write_report
+
+        write_report(plan, report, title=args.source)
+        logger.info("wrote %s", report)
     if output:
         text = plan.to_json() + "\n"
         publish(output, lambda path: path.write_text(text, encoding="utf-8"), overwrite=True)
@@ -156,6 +162,19 @@ def _verify(args: argparse.Namespace) -> None:
         )
 
 
+def _bench(args: argparse.Namespace) -> None:
+    from .bench import latency_model
+    from .bench.table import facts, rows
+
+    if not args.calibrate:
+        raise ConfigError(
+            "Benchmarks of layers and models come with the native kernels. What there is now "
+            "measures this machine: sparsify bench --calibrate."
+        )
+    model = latency_model(recalibrate=args.force)
+    _show(args, rows(model), facts=facts(model))
+
+
 def _inspect(args: argparse.Namespace) -> None:
     from .io.contents import contents
 
@@ -165,35 +184,17 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def _list(args: argparse.Namespace) -> None:
     from .environment import plug_ins
-    from .topology import topologies
 
     if (args.inputs is None) != (args.outputs is None):
         raise ConfigError("--in and --out go together: sparsify list --in 1024 --out 4096.")
     if args.inputs is None:
         _show(args, plug_ins())
         return
+    from .command.listing import rate
     from .command.options import parse_budget
 
-    budget = parse_budget(args.budget)
-    names = ("auto", *topologies())
-    _show(args, [_family(name, args.inputs, args.outputs, budget) for name in names])
-
-
-def _family(name: str, inputs: int, outputs: int, budget: Any) -> Row:
-    from .api import fabric
-
-    try:
-        found = fabric(name, inputs, outputs, budget=budget)
-    except BudgetError as error:
-        none = dict.fromkeys(("parameters", "density", "stages"))
-        return {"family": name, "fabric": str(error), **none}
-    return {
-        "family": name,
-        "fabric": str(found),
-        "parameters": found.parameters,
-        "density": found.density,
-        "stages": len(found.stages),
-    }
+    listing = rate(args.inputs, args.outputs, parse_budget(args.budget))
+    print(listing.render(args.format, styled=_is_styled(args)))
 
 
 def _doctor(args: argparse.Namespace) -> None:
@@ -223,6 +224,7 @@ _VERBS = {
     "convert": _convert,
     "export": _export,
     "verify": _verify,
+    "bench": _bench,
     "inspect": _inspect,
     "list": _list,
     "doctor": _doctor,
@@ -257,13 +259,16 @@ def _planned(args: argparse.Namespace, source: Source) -> Plan:
         include=args.include,
         exclude=args.exclude,
         rules=[parse_rule(text) for text in args.rule],
+        score=args.score or "default",
+        min_speedup=args.min_speedup,
     )
 
 
 def _unmixed(args: argparse.Namespace, plan: Plan) -> Plan:
-    for name in ("budget", "topology", "include", "exclude", "rule"):
+    for name in ("budget", "topology", "include", "exclude", "rule", "score", "min_speedup"):
         if getattr(args, name):
-            raise ConfigError(f"--plan has been decided already: --{name} cannot go with it.")
+            option = name.replace("_", "-")
+            raise ConfigError(f"--plan has been decided already: --{option} cannot go with it.")
     return plan
 
 
@@ -313,6 +318,13 @@ def _output(args: argparse.Namespace, *, is_folder: bool = False) -> Path:
     return check_output(args.output, inputs, replace=args.force, is_folder=is_folder)
 
 
+def _report(args: argparse.Namespace) -> Path:
+    """Where the page goes; refused before any work where it cannot be written."""
+    require("matplotlib", "plot")
+    inputs = [path for path in (args.source, args.weights, args.config, args.output) if path]
+    return check_output(args.report, inputs, replace=args.force)
+
+
 def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
     data = json.loads(plan.to_json()) if args.format == "json" else None
     _show(args, plan.rows(), data=data)
@@ -336,9 +348,12 @@ def _show_report(args: argparse.Namespace, report: Any) -> None:
 
 
 def _show(args: argparse.Namespace, rows: Sequence[Row], **more: Any) -> None:
+    print(render(rows, args.format, styled=_is_styled(args), **more))
+
+
+def _is_styled(args: argparse.Namespace) -> bool:
     wanted = {"always": True, "never": False}.get(args.color)
-    styled = sys.stdout.isatty() and "NO_COLOR" not in os.environ if wanted is None else wanted
-    print(render(rows, args.format, styled=styled, **more))
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ if wanted is None else wanted
 
 
 @contextlib.contextmanager

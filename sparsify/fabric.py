@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ConfigError
-from .steps import Shuffle, Stage, Step, check_positive
+from .steps import GraphStage, Shuffle, Stage, Step, Weighted, check_positive
 
-__all__ = ["Fabric", "Shuffle", "Stage", "Step"]
+__all__ = ["Fabric", "GraphStage", "Shuffle", "Stage", "Step", "Weighted"]
 
 Matrix = npt.NDArray[np.int64]
 Branch = tuple[Step, ...]
@@ -76,9 +76,9 @@ class Fabric:
             raise ConfigError("The spatial stages of a fabric must share one kernel.")
 
     def _check_branch(self, branch: Branch) -> None:
-        if not any(isinstance(step, Stage) for step in branch):
+        if not any(isinstance(step, Weighted) for step in branch):
             raise ConfigError("A branch needs at least one stage with weights; got none.")
-        if sum(bool(step.kernel) for step in branch if isinstance(step, Stage)) > 1:
+        if sum(bool(step.kernel) for step in branch if isinstance(step, Weighted)) > 1:
             raise ConfigError("A branch has at most one spatial stage.")
         for before, after in itertools.pairwise(branch):
             if before.out_features != after.in_features:
@@ -98,9 +98,9 @@ class Fabric:
                 )
 
     @cached_property
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[Weighted, ...]:
         """The stages with weights, branch by branch: the order of a layer's factors."""
-        return tuple(s for branch in self.branches for s in branch if isinstance(s, Stage))
+        return tuple(s for branch in self.branches for s in branch if isinstance(s, Weighted))
 
     @cached_property
     def parameters(self) -> int:
@@ -153,7 +153,14 @@ class Fabric:
         """
         steps = [step for branch in self.branches for step in branch]
         return groups == 1 or (
-            self.is_exact and all(isinstance(s, Stage) and s.a % groups == 0 for s in steps)
+            self.repeats and all(isinstance(s, Stage) and s.a % groups == 0 for s in steps)
+        )
+
+    @property
+    def repeats(self) -> bool:
+        """Whether copies can stand side by side: no wrap, no fold, Kronecker-sparse stages only."""
+        return self.is_exact and all(
+            isinstance(s, Stage) for branch in self.branches for s in branch
         )
 
     def flops(self, rows: int = 1) -> int:
@@ -218,7 +225,7 @@ class Fabric:
         """The fabric of a grouped layer: `groups` independent copies side by side.
 
         Raises:
-            ConfigError: the fabric wraps or shuffles, which would mix the groups.
+            ConfigError: the fabric wraps, shuffles or has graphs, which would mix the groups.
 
         Example:
             >>> Fabric(4, 4, ((Stage(1, 4, 4, 1),),)).repeat(3).branches[0][0].a
@@ -226,15 +233,28 @@ class Fabric:
         """
         if groups == 1:
             return self
-        if not self.is_exact or len(self.stages) != sum(len(b) for b in self.branches):
+        if not self.repeats:
             raise ConfigError(
-                f"Only a fabric without wrap and shuffle repeats over groups; got {self}."
+                f"Only a fabric without wrap, shuffle and graph repeats over groups; got {self}."
             )
         branches = tuple(
             tuple(replace(step, a=step.a * groups) for step in branch if isinstance(step, Stage))
             for branch in self.branches
         )
         return Fabric(self.in_features * groups, self.out_features * groups, branches, self.family)
+
+    def transposed(self) -> Fabric:
+        """The fabric of the transposed matrix, which leads from the outputs back to the inputs.
+
+        Raises:
+            ConfigError: a graph or a kernel is in it, whose transposes are no stages of ours.
+
+        Example:
+            >>> Fabric(4, 2, ((Stage(1, 2, 4, 1),),)).transposed().branches
+            ((Stage(a=1, b=4, c=2, d=1, kernel=()),),)
+        """
+        branches = tuple(tuple(_transposed(s) for s in reversed(b)) for b in self.branches)
+        return Fabric(self.out_features, self.in_features, branches)
 
     def to_json(self) -> str:
         """As compact JSON text, the form of files and of the custom ops."""
@@ -294,11 +314,21 @@ def wrap_matrix(wide: int, width: int) -> Matrix:
 
 
 def _with_kernel(branch: Branch, kernel: tuple[int, ...]) -> Branch:
-    stages = [step for step in branch if isinstance(step, Stage)]
+    stages = [step for step in branch if isinstance(step, Weighted)]
     spatial = min(stages, key=lambda stage: stage.parameters)
     position = next(i for i, step in enumerate(branch) if step is spatial)
     return (*branch[:position], replace(spatial, kernel=kernel), *branch[position + 1 :])
 
 
+def _transposed(step: Step) -> Step:
+    if isinstance(step, Stage) and not step.kernel:
+        return replace(step, b=step.c, c=step.b)
+    if isinstance(step, Shuffle) and step.stride is not None:
+        return Shuffle(step.size, stride=step.size // step.stride)
+    raise ConfigError(f"The transpose of {step} is no step of a fabric.")
+
+
 def _step(data: Any) -> Step:
-    return Stage.from_json(data) if isinstance(data, list) else Shuffle.from_json(data)
+    if isinstance(data, list):
+        return Stage.from_json(data)
+    return GraphStage.from_json(data) if "graph" in data else Shuffle.from_json(data)

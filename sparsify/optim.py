@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from .errors import ConfigError
-from .fabric import Stage
+from .fabric import Weighted
 from .nn import FabricLayer
 
 __all__ = ["MOST", "param_groups"]
@@ -120,7 +120,7 @@ def _shares(model: nn.Module) -> dict[int, _Share]:
             continue
         factors = iter(layer.factors)
         for branch in layer.fabric.branches:
-            stages = [step for step in branch if isinstance(step, Stage)]
+            stages = [step for step in branch if isinstance(step, Weighted)]
             for stage in stages:
                 rate = min(layer.fan_in / (stage.fan_in * len(stages)), MOST)
                 shares.setdefault(id(next(factors)), _Share(rate, len(stages)))

@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from .errors import ConfigError, nearest
 from .fabric import Fabric
 
-__all__ = ["Site"]
+__all__ = ["Rival", "Site"]
 
 Decision = Literal["replace", "keep"]
 
 _LEAST = {"in_features": 0, "out_features": 0, "groups": 1, "calls": 0, "rows": 0, "in_rows": 0}
 """Whole-number field -> the least it may be; rows and in_rows may be None too. A layer that is not
 initialised yet has no features."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The best fabric of another family for a site, and why it was not taken.
+
+    Args:
+        family: the call that makes it.
+        parameters: its weights.
+        score: by the criterion of the choice; None where a gate had spoken before.
+        why: what it lost by.
+
+    Example:
+        >>> Rival("low_rank(rank=51)", 104448, None, "rank 51 of 1024").why
+        'rank 51 of 1024'
+    """
+
+    family: str
+    parameters: int
+    score: float | None
+    why: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +59,7 @@ class Site:
         reason: why, in a few words.
         fabric: the fabric it becomes, None where it is kept.
         paths: every path of the module, where there are several.
+        rivals: the best fabric of each other family, where the planner chose.
 
     Raises:
         ConfigError: a field is of another type or out of range, or the fabric does not fit.
@@ -60,6 +82,7 @@ class Site:
     reason: str = ""
     fabric: Fabric | None = None
     paths: tuple[str, ...] = ()
+    rivals: tuple[Rival, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the fields, which plans from files bring along."""
@@ -79,6 +102,12 @@ class Site:
             self._check_whole("kernel", size, 1)
         if self.decision not in ("replace", "keep"):
             raise ConfigError(f"A decision is 'replace' or 'keep'; got {self.decision!r}.")
+        if not isinstance(self.rivals, tuple) or not all(
+            isinstance(rival, Rival) for rival in self.rivals
+        ):
+            raise ConfigError(
+                f"The rivals of site {self.name!r} are a tuple of Rival; got {self.rivals!r}."
+            )
         self._check_fabric()
 
     def _check_whole(self, name: str, value: object, least: int) -> None:
@@ -145,13 +174,14 @@ class Site:
 
     def kept(self, reason: str) -> Site:
         """The same site, to stay dense for this reason."""
-        return replace(self, decision="keep", reason=reason, fabric=None)
+        return replace(self, decision="keep", reason=reason, fabric=None, rivals=())
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         data = {field.name: getattr(self, field.name) for field in fields(self)}
         fabric = None if self.fabric is None else json.loads(self.fabric.to_json())
-        return {**data, "kernel": list(self.kernel), "paths": list(self.paths), "fabric": fabric}
+        lists = {"kernel": list(self.kernel), "paths": list(self.paths)}
+        return {**data, **lists, "fabric": fabric, "rivals": [asdict(r) for r in self.rivals]}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Site:
@@ -173,6 +203,7 @@ class Site:
                 "kernel": _as_tuple(data["kernel"]),
                 "paths": _as_tuple(data["paths"]),
                 "fabric": None if fabric is None else Fabric.from_json(json.dumps(fabric)),
+                "rivals": tuple(Rival(**rival) for rival in data.get("rivals", ())),
             }
         )
 

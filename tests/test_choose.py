@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,16 @@ import sparsify as sp
 from sparsify.config import Budget, Rule
 from sparsify.fabric import Fabric
 from sparsify.plan import Plan, Site
-from sparsify.select.choose import alternated, automatic, fit
+from sparsify.select.candidates import exact_pool
+from sparsify.select.choose import choose
+from sparsify.select.criterion import Criterion
+from sparsify.select.gates import reaches_all
+from sparsify.select.score import HIGHER_IS_BETTER, SCORES, score, score_named
+from sparsify.select.score.rank import generic_rank
+from sparsify.select.strides import alternated
+from sparsify.topology import BlockDiagonal, Monarch
+from tests.support.fabrics import dense_matrix, random_factors
+from tests.support.paths import run_python
 
 
 def _share(budget: float) -> Callable[[Fabric], float]:
@@ -29,13 +38,14 @@ def _family(fabric: Fabric | None) -> str:
 
 # --- one layer ---------------------------------------------------------------------------------
 
-# (inputs, outputs, budget, family): THEORY.md section 2, "Defaults per regime".
+# (inputs, outputs, budget, family): what the gates and the score leave in each regime.
 REGIMES = [
-    (256, 256, 0.02, "block_diagonal"),  # 2 n**1.5 parameters are 12.5 %
-    (256, 256, 0.12, "block_diagonal"),
-    (256, 256, 0.125, "monarch"),
+    (256, 256, 0.02, "block_diagonal"),  # too little for every input to reach every output
+    (256, 256, 0.1, "butterfly"),  # three stages do
+    (256, 256, 0.125, "monarch"),  # 2 n**1.5 parameters: two stages do
     (256, 256, 0.25, "monarch"),
-    (1024, 1024, 0.05, "block_diagonal"),
+    (1024, 1024, 0.02, "block_diagonal"),
+    (1024, 1024, 0.05, "butterfly"),
     (1024, 1024, 0.0625, "monarch"),
     (4096, 4096, 0.1, "monarch"),
     (768, 3072, 0.1, "monarch"),
@@ -43,7 +53,7 @@ REGIMES = [
     (64, 64, 0.25, "monarch"),
     (64, 64, 0.1, "block_diagonal"),
     (127, 127, 0.1, "block_diagonal"),
-    (127, 127, 0.3, "monarch"),
+    (127, 127, 0.3, "butterfly"),  # 4 x 32: of two stages too, and of full rank
     (64, 64, 0.01, ""),
     (64, 4096, 0.01, ""),
 ]
@@ -51,53 +61,161 @@ REGIMES = [
 
 @pytest.mark.parametrize(("inputs", "outputs", "budget", "family"), REGIMES)
 def test_the_default_of_each_regime(inputs: int, outputs: int, budget: float, family: str) -> None:
-    fabric = automatic(inputs, outputs, _share(budget))
-    assert _family(fabric) == family, fabric
-    if fabric is not None:
-        assert fabric.density <= budget
-        assert len(fabric.stages) <= 3, "gate: stages"
-        assert fabric.width == min(inputs, outputs), "gate: rank"
+    choice = choose(inputs, outputs, _share(budget))
+    assert _family(choice and choice.fabric) == family, choice
+    if choice is not None:
+        assert choice.fabric.density <= budget
+        assert len(choice.fabric.stages) <= 3, "gate: stages"
+        assert choice.fabric.width == min(inputs, outputs), "gate: rank"
 
 
-def test_low_rank_where_blocks_would_mix_the_groups() -> None:
-    fabric = automatic(33, 35, _share(0.5), exact=True)
-    assert _family(fabric) == "low_rank"
-    assert _family(automatic(33, 35, _share(0.5))) == "monarch"
+def _requests(count: int, seed: int, highest: int = 900) -> Iterator[tuple[int, int, float]]:
+    """Sizes from 1 on, small ones more often, and budgets of 0.3 % to 90 %."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        inputs, outputs = (rng.randint(1, rng.choice((64, 300, highest))) for _ in range(2))
+        yield inputs, outputs, 10 ** rng.uniform(-2.5, -0.05)
+
+
+def _merits(fabric: Fabric, used: float) -> tuple[bool, int, bool, float]:
+    """What the planner promises, in the order in which one goes before the other."""
+    limit = 3 if max(fabric.in_features, fabric.out_features) <= 4096 else 4
+    deep = max(sum(step.parameters > 0 for step in branch) for branch in fabric.branches) > limit
+    full = int(generic_rank(fabric))
+    return not deep, full, reaches_all(fabric), min(used, 0.8)
+
+
+def _check_promises(inputs: int, outputs: int, budget: float) -> None:
+    usage = _share(budget)
+    choice = choose(inputs, outputs, usage)
+    fitting = [
+        fabric
+        for fabric in exact_pool(inputs, outputs, usage).fabrics
+        if usage(fabric) <= 1 and fabric.density < 1
+    ]
+    if choice is None:
+        assert not fitting
+        return
+    pick = choice.fabric
+    assert pick.parameters <= budget * inputs * outputs * (1 + 1e-12)
+    mine = _merits(pick, usage(pick))
+    rivals = sorted(fitting, key=lambda f: (-f.width, -usage(f)))[:60]
+    assert mine >= max(_merits(fabric, usage(fabric)) for fabric in rivals), str(pick)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_requests_get_what_the_budget_allows(seed: int) -> None:
+    for inputs, outputs, budget in _requests(8, seed):
+        _check_promises(inputs, outputs, budget)
+
+
+@pytest.mark.slow
+def test_three_hundred_requests_get_what_the_budget_allows() -> None:
+    for inputs, outputs, budget in _requests(300, 100, 5000):
+        _check_promises(inputs, outputs, budget)
+
+
+def test_the_rank_that_is_promised_is_there() -> None:
+    """Against the numerical rank of random weights."""
+    for inputs, outputs, budget in _requests(40, 7):
+        choice = choose(inputs, outputs, _share(budget))
+        if choice is None or max(inputs, outputs) > 400:
+            continue
+        matrix = dense_matrix(choice.fabric, random_factors(choice.fabric))
+        assert np.linalg.matrix_rank(matrix) == generic_rank(choice.fabric), str(choice.fabric)
+        assert (matrix != 0).all() == bool((choice.fabric.paths() > 0).all())
+
+
+_PICKS = """
+from tests.test_choose import _requests, _share
+from sparsify.select.choose import choose
+for inputs, outputs, budget in _requests(12, 5):
+    choice = choose(inputs, outputs, _share(budget))
+    print(choice and (choice.fabric.to_json(), choice.reason, choice.rivals))
+"""
+
+
+def test_the_same_pick_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = set()
+    for seed in ("1", "2"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        found.add(run_python("-c", _PICKS).stdout)
+    assert len(found) == 1
+    assert "monarch" in found.pop()
+
+
+@pytest.mark.parametrize("name", sorted(SCORES))
+def test_every_score_can_rank(name: str) -> None:
+    choice = choose(64, 64, _share(0.3), criterion=Criterion(name))
+    assert choice is not None
+    assert name in choice.reason
+    key = score(choice.fabric)[name]
+    assert choice.score == pytest.approx(key if HIGHER_IS_BETTER[name] else -key)
+
+
+def test_a_score_changes_the_pick() -> None:
+    picks = {
+        name: sp.fabric("auto", 96, 96, budget=0.45, score=name).family
+        for name in ("default", "reconstruction", "stages", "paths_max", "path_variation")
+    }
+    assert len(set(picks.values())) > 1, picks
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_not_finite(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsify.select.score.size.stages", lambda fabric: value)
+    score_named.cache_clear()
+    with pytest.raises(sp.ConfigError, match=f"'stages' must give a finite number; got {value}"):
+        sp.fabric("auto", 64, 64, budget=0.25, score="stages")
+    score_named.cache_clear()
+
+
+def test_rivals_lose_for_a_reason() -> None:
+    choice = choose(1024, 1024, _share(0.1))
+    assert choice is not None
+    families = [rival.family.partition("(")[0] for rival in choice.rivals]
+    assert len(set(families)) == len(families)
+    assert _family(choice.fabric) not in families
+    why = {rival.family.partition("(")[0]: rival.why for rival in choice.rivals}
+    assert why["low_rank"] == "rank 51 of 1024"
+    assert why["block_diagonal"] == "not every input reaches every output"
+    for rival in choice.rivals:
+        assert rival.parameters <= 0.1 * 1024**2
+        assert rival.score is None or rival.score < choice.score + 0.05
+
+
+def test_copies_side_by_side_where_blocks_would_mix_the_groups() -> None:
+    for inputs, outputs, budget in _requests(20, 3):
+        alone = choose(inputs, outputs, _share(budget), repeats=True)
+        assert alone is None or alone.fabric.repeats
+    free = choose(37, 41, _share(0.5))
+    assert free is not None
+    assert not free.fabric.repeats
 
 
 @pytest.mark.parametrize("level", range(5))
 def test_blocks_take_turns_in_their_strides(level: int) -> None:
-    blocks = alternated(automatic(256, 256, _share(0.05)), level)
+    blocks = alternated(BlockDiagonal(blocks=32).build(256, 256), level)
     (stage,) = blocks.stages
     assert stage.d == (1, 8, 1, 32, 1)[level]
     assert (stage.a * stage.d, stage.b, stage.c) == (32, 8, 8)
-    monarch = automatic(256, 256, _share(0.25))
+    monarch = Monarch(blocks=16).build(256, 256)
     assert alternated(monarch, level) is monarch
 
 
 @pytest.mark.parametrize("family", sp.topologies())
-def test_exact_allows_no_wrap(family: str) -> None:
+def test_repeats_allows_no_wrap(family: str) -> None:
     for inputs, outputs in ((61, 61), (64, 60), (67, 31), (96, 100)):
-        fabric = fit(family, inputs, outputs, _share(0.6), exact=True)
-        assert fabric is None or fabric.is_exact
+        choice = choose(inputs, outputs, _share(0.6), family=family, repeats=True)
+        assert choice is None or choice.fabric.repeats
 
 
-def test_the_budget_is_filled() -> None:
-    for inputs, outputs in ((256, 256), (768, 3072), (1024, 512), (320, 320)):
-        for budget in (0.1, 0.2, 0.3, 0.5):
-            fabric = automatic(inputs, outputs, _share(budget))
-            assert fabric is not None
-            assert fabric.density > 0.5 * budget, fabric
-
-
-@pytest.mark.parametrize("divisor", range(2, 60))
+@pytest.mark.parametrize("divisor", range(2, 43))
 def test_rounding_costs_no_link(divisor: int) -> None:
     """A budget of exactly r ranks holds r ranks, whatever the floating point."""
-    unit = 2 * 96 / 96**2
-    fabric = fit("low_rank", 96, 96, _share(unit * divisor)) if divisor <= 43 else None
-    if fabric is not None:
-        assert fabric.waist in (divisor, divisor - 1)
-        assert fit("low_rank", 96, 96, lambda f: f.parameters / (192 * divisor)).waist == divisor
+    choice = choose(96, 96, lambda f: f.parameters / (192 * divisor), family="low_rank")
+    assert choice is not None
+    assert choice.fabric.waist == divisor
 
 
 # --- along a graph -----------------------------------------------------------------------------
@@ -174,7 +292,7 @@ STACKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[tuple[str
 def test_stacked_blocks_are_never_aligned(name: str) -> None:
     make, shape, pairs = STACKS[name]
     names = tuple({name for pair in pairs for name in pair})
-    plan = sp.plan(make(), (torch.zeros(shape),), budget=0.05, include=names)
+    plan = sp.plan(make(), (torch.zeros(shape),), budget=0.04, include=names)
     fabrics = {site.name: site.fabric for site in plan.replaced}
     assert {_family(fabric) for fabric in fabrics.values()} == {"block_diagonal"}
     for first, second in pairs:
@@ -184,18 +302,18 @@ def test_stacked_blocks_are_never_aligned(name: str) -> None:
 
 
 def test_siblings_are_alike() -> None:
-    plan = sp.plan(Attention(256), (torch.zeros(2, 5, 256),), budget=0.05, include=["q", "k", "v"])
+    plan = sp.plan(Attention(256), (torch.zeros(2, 5, 256),), budget=0.04, include=["q", "k", "v"])
     assert len({site.fabric for site in plan.replaced}) == 1
 
 
 def test_a_walk_alternates_in_the_order_of_definition() -> None:
-    plan = sp.plan(_mlp(256, 4), budget=0.05, include=["0", "2", "4", "6"])
+    plan = sp.plan(_mlp(256, 4), budget=0.04, include=["0", "2", "4", "6"])
     kinds = [site.fabric.stages[0].d > 1 for site in plan.replaced]
     assert kinds == [False, True, False, True]
 
 
 def test_a_deep_stack_of_blocks_mixes_everything() -> None:
-    plan = sp.plan(_mlp(256, 6), (torch.zeros(1, 256),), budget=0.05)
+    plan = sp.plan(_mlp(256, 6), (torch.zeros(1, 256),), budget=0.04)
     product = np.linalg.multi_dot([(site.fabric.paths() > 0) * 1.0 for site in plan.replaced])
     assert (product > 0).all()
 
@@ -254,9 +372,10 @@ def test_budgets_hold_for_random_models(budget: float | Budget) -> None:
         assert plan.replaced, str(plan)
         for site in plan.replaced:
             assert site.fabric is not None
-            assert site.parameters <= (limit.parameters or 0.9) * site.dense_parameters, site
-            assert site.flops <= (limit.flops or 100) * site.dense_flops, site
+            assert site.parameters <= 0.9 * site.dense_parameters, site
         assert plan.density <= (limit.parameters or 0.9)
+        flops = sum(site.flops for site in plan.replaced)
+        assert flops <= (limit.flops or 100) * sum(site.dense_flops for site in plan.replaced)
         assert _flops(model, x) == sum(site.dense_flops for site in plan.sites)
         sparse = sp.sparsify(model, (x,), plan=plan)
         assert _flops(sparse, x) == sum(site.flops for site in plan.sites), str(plan)

@@ -20,7 +20,7 @@ from sparsify.command.arguments import _EXAMPLES
 from tests.support import factories
 
 MLP = "tests.support.factories:mlp"
-VERBS = ("plan", "convert", "export", "verify", "inspect", "list", "doctor", "demo")
+VERBS = ("plan", "convert", "export", "verify", "bench", "inspect", "list", "doctor", "demo")
 
 
 class Run:

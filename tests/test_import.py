@@ -34,7 +34,9 @@ PUBLIC = {
     "onnx",
     "param_groups",
     "plan",
+    "plot",
     "save",
+    "score",
     "sparsify",
     "topologies",
 }

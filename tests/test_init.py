@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import sparsify as sp
-from sparsify.fabric import Fabric, Shuffle, Stage
+from sparsify.fabric import Fabric, GraphStage, Shuffle, Stage
 from sparsify.init import INITS, dense_gain, generator, initialise
 from tests.support.fabrics import dense_matrix
 
@@ -141,6 +141,7 @@ def test_branches_and_shuffles_share_the_variance(scheme: str) -> None:
         67,
         (
             (Stage(8, 8, 8, 1), Shuffle(64, seed=1), Stage(1, 9, 8, 8), Shuffle(72, seed=2)),
+            (GraphStage("random", 64, 72, 8), Shuffle(72, seed=3)),
             (Shuffle(66, stride=11), Stage(6, 12, 11, 1)),
             (Stage(1, 16, 61, 1), Stage(1, 67, 16, 1)),
         ),
@@ -150,6 +151,54 @@ def test_branches_and_shuffles_share_the_variance(scheme: str) -> None:
     assert rows.mean() == pytest.approx(4, rel=0.05)
     assert rows.min() > 3
     assert rows.max() < 5
+
+
+GRAPHS = {
+    "random": GraphStage("random", 64, 64, 8, seed=1),
+    "of two": GraphStage("random", 64, 64, 2, seed=1),
+    "permutation": GraphStage("random", 64, 64, 1, seed=1),
+    "full": GraphStage("random", 64, 64, 64, seed=1),
+    "wider": GraphStage("random", 64, 256, 8, seed=1),
+    "narrower": GraphStage("random", 256, 64, 16, seed=1),
+    "hypercube": GraphStage("hypercube", 64, 128, 6),
+    "large": GraphStage("random", 2048, 1024, 32, seed=1),
+    "spatial": GraphStage("random", 64, 48, 16, seed=1, kernel=(3, 3)),
+}
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_rows_of_graphs_have_unit_length(name: str, centred: bool) -> None:
+    stage = GRAPHS[name]
+    fabric = Fabric(stage.in_features, stage.out_features, ((stage,),))
+    (weight,) = _factors(fabric, gain=0.6, centred=centred)
+    assert weight.isfinite().all()
+    power = weight.square().flatten(1).sum(1)
+    torch.testing.assert_close(power, torch.full_like(power, 0.36))
+    dense = torch.from_numpy(dense_matrix(fabric, [weight])).square().sum(-2)
+    columns = dense / 0.36 * stage.in_features / stage.out_features
+    if stage.kernel and centred:
+        assert columns[[0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]].abs().max() == 0
+        columns = columns[1, 1]
+    elif stage.kernel:
+        columns = columns * stage.taps
+    if stage.degree > 2:
+        assert columns.min() > 0.8
+        assert columns.max() < 1.2
+
+
+@pytest.mark.parametrize("name", [name for name in GRAPHS if GRAPHS[name].degree < 32])
+def test_graphs_are_more_orthogonal_than_at_random(name: str) -> None:
+    """Singular values differ less; those of a permutation not at all."""
+    stage = GRAPHS[name]
+    fabric = Fabric(stage.in_features, stage.out_features, ((stage,),))
+
+    def spread(scheme: str) -> float:
+        matrix = dense_matrix(fabric, _factors(fabric, scheme, centred=False))
+        values = torch.linalg.svdvals(torch.from_numpy(matrix).movedim(-2, 0).flatten(1))
+        return (values.std() / values.square().mean().sqrt()).item()
+
+    assert spread("orthogonal") < (1e-6 if stage.degree == 1 else 0.75 * spread("variance"))
 
 
 CONVOLUTIONS: dict[str, Any] = {

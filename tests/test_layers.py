@@ -27,6 +27,8 @@ FLOORS = {
     "sparsify.report": 6,
     "sparsify.environment": 6,
     "sparsify.bench": 6,
+    "sparsify.plot": 6,
+    "sparsify.page": 6,
     "sparsify.passes": 5,
     "sparsify.nn": 4,
     "sparsify.init": 4,

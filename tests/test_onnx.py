@@ -16,9 +16,13 @@ from torch import Tensor, nn
 import sparsify as sp
 from sparsify.export import onnx_write
 from sparsify.export.inputs import Inputs
+from sparsify.export.onnx_graph import GraphWriter
+from sparsify.export.onnx_neighbours import write_neighbours
 from sparsify.export.onnx_ops import DOMAIN
+from sparsify.fabric import Fabric, GraphStage, Shuffle
+from sparsify.steps import GRAPHS as GRAPHS_BY_NAME
 from sparsify.verify import compare
-from tests.support.onnx_nets import MONARCH, ODD, ConvNet, Net, X
+from tests.support.onnx_nets import GRAPHS, MONARCH, ODD, ConvNet, Net, X
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +87,16 @@ def test_convolutions(tmp_path: Path) -> None:
     )
     assert report is not None
     assert report.passed
-    assert {d.output for d in report.differences} == {"taps", "point"}
+    assert {d.output for d in report.differences} == {"taps", "point", "graphs"}
     kinds = [node.op_type for node in onnx.load(path).graph.node if node.domain == DOMAIN]
     assert kinds.count("FabricConv_v1_1") == 1  # the one without taps
     assert sp.onnx.session(path).get_inputs()[0].shape == ["batch", 16, "height", "width"]
 
 
+@pytest.mark.parametrize("fabric", [ODD, GRAPHS])
 @pytest.mark.parametrize("opset", [18, 20, 23])
-def test_opsets(opset: int, tmp_path: Path) -> None:
-    report = sp.export_onnx(sp.nn.FabricLinear(ODD), tmp_path / "m.onnx", (X,), opset=opset)
+def test_opsets(opset: int, fabric: Fabric, tmp_path: Path) -> None:
+    report = sp.export_onnx(sp.nn.FabricLinear(fabric), tmp_path / "m.onnx", (X,), opset=opset)
     assert report is not None
     assert report.passed
     model = onnx.load(tmp_path / "m.onnx")
@@ -100,11 +105,38 @@ def test_opsets(opset: int, tmp_path: Path) -> None:
     assert model.functions[0].opset_import[0].version == opset
 
 
-def test_float16(tmp_path: Path) -> None:
-    model = sp.nn.FabricLinear(MONARCH).half()
+@pytest.mark.parametrize("fabric", [MONARCH, GRAPHS])
+def test_float16(fabric: Fabric, tmp_path: Path) -> None:
+    model = sp.nn.FabricLinear(fabric).half()
     report = sp.export_onnx(model, tmp_path / "m.onnx", (X.half(),))
     assert report is not None
     assert report.passed
+
+
+def test_no_indices_are_stored(tmp_path: Path) -> None:
+    """A file with graphs and seeded shuffles of any size is hardly larger than its weights."""
+    graph = GraphStage("random", 1024, 1024, 16, seed=3)
+    layer = sp.nn.FabricLinear(Fabric(1024, 1024, ((Shuffle(1024, seed=1), graph),)), bias=False)
+    path = tmp_path / "m.onnx"
+    sp.export_onnx(layer, path, (torch.ones(2, 1024),))
+    assert path.stat().st_size < 4 * 1024 * 16 + 8000
+
+
+def test_a_graph_without_a_form_in_onnx_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    class Own(type(GRAPHS_BY_NAME["random"]).__base__):  # type: ignore[misc]
+        def check(self, *sizes: Any) -> None:
+            """Take all."""
+
+        def neighbours(self, *sizes: Any) -> Any:
+            return np.zeros((4, 1), np.int64)
+
+    monkeypatch.setitem(GRAPHS_BY_NAME, "own", Own())
+    layer = sp.nn.FabricLinear(Fabric(4, 4, ((GraphStage("own", 4, 4, 1),),)))
+    with pytest.raises(sp.ModelError, match="The graph 'own'"):
+        sp.export_onnx(layer, tmp_path / "m.onnx", (torch.ones(2, 4),))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(sp.ModelError, match="no form in ONNX"):
+        write_neighbours(GraphWriter(), layer.fabric.stages[0])
 
 
 def test_large_weights_lie_beside(net: Net, tmp_path: Path, monkeypatch: Any) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -17,24 +20,25 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
-from sparsify.export.onnx_ops import DOMAIN, OpTable, structure
+import sparsify.steps
+from sparsify.export.onnx_ops import DOMAIN, GENERATORS, OpTable, structure
 from sparsify.fabric import Fabric
 from sparsify.ops.window import Window
 from sparsify.topology import TOPOLOGIES
 from tests.support.fabrics import any_fabrics, dense_matrix, random_fabrics, random_factors
-from tests.support.onnx_nets import MONARCH, ODD
+from tests.support.onnx_nets import GRAPHS, MONARCH, ODD
 
 Array = npt.NDArray[Any]
 LEADS = ((), (1,), (5,), (2, 3), (2, 1, 3))
 
 
 def body_model(
-    fabric: Fabric, factors: list[Tensor], rank: int, window: Window | None = None
+    fabric: Fabric, factors: Sequence[Tensor | Array], rank: int, window: Window | None = None
 ) -> onnx.ModelProto:
     """A model of one node and its body."""
     table = OpTable()
     name = table.name(fabric, window)
-    weights = [numpy_helper.from_array(f.numpy(), f"w{i}") for i, f in enumerate(factors)]
+    weights = [numpy_helper.from_array(np.asarray(f), f"w{i}") for i, f in enumerate(factors)]
     kind = weights[0].data_type
     names = ["x", *(weight.name for weight in weights)]
     node = helper.make_node(name, names, ["y"], domain=DOMAIN, **structure(fabric, window))
@@ -92,7 +96,7 @@ def test_body_of_any_fabric(fabric: Fabric) -> None:
 
 
 @pytest.mark.parametrize("lead", [(0,), (0, 3), (3, 0)])
-@pytest.mark.parametrize("fabric", [MONARCH, ODD])
+@pytest.mark.parametrize("fabric", [MONARCH, ODD, GRAPHS])
 def test_body_without_rows(fabric: Fabric, lead: tuple[int, ...]) -> None:
     # Without optimizations: onnxruntime's own FusedMatMul divides by zero where there are no rows.
     x = np.zeros((*lead, fabric.in_features))
@@ -103,7 +107,7 @@ def test_body_without_rows(fabric: Fabric, lead: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("kernel", [(), (3,), (1, 2), (3, 3), (2, 1, 3)])
-@pytest.mark.parametrize("fabric", [MONARCH, ODD])
+@pytest.mark.parametrize("fabric", [MONARCH, ODD, GRAPHS])
 def test_body_of_convolution(fabric: Fabric, kernel: tuple[int, ...]) -> None:
     rank = len(kernel) or 2
     spatial = fabric.with_kernel(kernel) if kernel else fabric
@@ -129,3 +133,53 @@ def test_structure_names_every_step() -> None:
     steps = structure(ODD)["steps"]
     assert steps == [3, 4, 6, 1, 0, 12, 3, 0, 2, 3, 2, 3, -1, 16, 0, 3, 1, 17, 16, 1]
     assert structure(ODD)["branches"] == [3, 2]
+    assert "graphs" not in structure(ODD)
+
+
+def test_structure_describes_graphs() -> None:
+    attributes = structure(GRAPHS)
+    assert attributes["branches"] == [3, 2]
+    assert attributes["steps"] == [
+        *(-2, 0, 5, 0, -1, 36, 0, 8, -2, 5, 5, 0),
+        *(-2, 10, 7, 0, -2, 17, 5, 0),
+    ]
+    assert attributes["graphs"] == [
+        *(0, 18, 36, 6, 5 - 2**63),
+        *(2, 36, 36, 5, 1),
+        *(3, 16, 16, 5, 0, 4, 4),
+        *(7, 16, 32, 3, 6),
+    ]
+    assert sorted(GENERATORS) == sorted(sparsify.steps.GRAPHS)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.float16])
+def test_bodies_have_all_types(kind: torch.dtype) -> None:
+    factors = [factor / 4 for factor in random_factors(GRAPHS)]
+    model = body_model(GRAPHS, [factor.to(kind) for factor in factors], 2)
+    x = np.linspace(-1, 1, 48).reshape(3, 16)
+    expected = x @ dense_matrix(GRAPHS, factors).T
+    y = in_onnxruntime(model, x.astype(str(kind).removeprefix("torch.")))[0]
+    assert np.abs(y - expected).max() <= torch.finfo(kind).eps * 10 * np.abs(expected).max()
+
+
+def test_bodies_in_bfloat16() -> None:
+    """Types and shapes are inferred by the checker; onnxruntime has no such products on CPUs."""
+    factors = [factor / 4 for factor in random_factors(GRAPHS)]
+    model = body_model(GRAPHS, [np.asarray(f).astype(ml_dtypes.bfloat16) for f in factors], 2)
+    x = np.linspace(-1, 1, 48).reshape(3, 16)
+    expected = x @ dense_matrix(GRAPHS, factors).T
+    y = ReferenceEvaluator(model).run(None, {"x": x.astype(ml_dtypes.bfloat16)})[0]
+    assert y.dtype == ml_dtypes.bfloat16
+    assert np.abs(y.astype(float) - expected).max() <= 2**-7 * np.abs(expected).max()
+
+
+def test_onnxruntime_folds_graphs_and_shuffles_at_load(tmp_path: Path) -> None:
+    """What is left is what depends on the input: products with constants, moves, sums."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "folded.onnx")
+    text = body_model(GRAPHS, random_factors(GRAPHS, dtype=torch.float32), 2).SerializeToString()
+    onnxruntime.InferenceSession(text, options, providers=["CPUExecutionProvider"])
+    left = {node.op_type for node in onnx.load(tmp_path / "folded.onnx").graph.node}
+    assert not left & {"TopK", "Mod", "BitwiseXor", "Range", "ScatterElements", "Expand"}
+    assert "MatMul" in left

@@ -12,13 +12,14 @@ from hypothesis import given
 from torch import Tensor
 
 from sparsify.errors import ConfigError
-from sparsify.fabric import Fabric, Stage
+from sparsify.fabric import Branch, Fabric, GraphStage, Stage
 from sparsify.ops import OperandError, fabric_linear, kernel_names, use_kernel
-from tests.support.fabrics import any_fabrics, dense_matrix, random_factors
-from tests.support.linear_cases import FABRICS
+from tests.support.fabrics import any_fabrics, dense_matrix, is_served, random_factors
+from tests.support.linear_cases import FABRICS, served
 
-cases = pytest.mark.parametrize("name", FABRICS)
 kernels = pytest.mark.parametrize("kernel", kernel_names())
+pairs = pytest.mark.parametrize(("kernel", "name"), served())
+SMALL = [n for n, f in FABRICS.items() if f.parameters <= 300]
 
 LEADS = ((), (0,), (1,), (15,), (17,), (2, 0, 3), (2, 3, 4), (33,), (1000,))
 
@@ -60,8 +61,7 @@ def assert_close(actual: Tensor, expected: np.ndarray, tolerance: float = 1e-10)
     assert np.abs(actual.double().numpy() - expected).max(initial=0) <= tolerance * scale
 
 
-@kernels
-@cases
+@pairs
 def test_forward_is_the_dense_matrix(kernel: str, name: str) -> None:
     fabric = FABRICS[name]
     factors = random_factors(fabric)
@@ -72,8 +72,7 @@ def test_forward_is_the_dense_matrix(kernel: str, name: str) -> None:
             assert_close(fabric_linear(x, factors, fabric), x.numpy() @ matrix.T)
 
 
-@kernels
-@pytest.mark.parametrize("name", [n for n, f in FABRICS.items() if f.parameters <= 300])
+@pytest.mark.parametrize(("kernel", "name"), served(SMALL))
 def test_gradients_are_those_of_the_dense_matrix(kernel: str, name: str) -> None:
     fabric = FABRICS[name]
     factors = random_factors(fabric)
@@ -87,8 +86,7 @@ def test_gradients_are_those_of_the_dense_matrix(kernel: str, name: str) -> None
                 assert_close(actual, wanted)
 
 
-@pytest.mark.parametrize("kernel", [name for name in kernel_names() if name != "reference"])
-@cases
+@pytest.mark.parametrize(("kernel", "name"), [p for p in served() if p[0] != "reference"])
 def test_kernels_agree_with_the_reference(kernel: str, name: str) -> None:
     """Over every size of tile, float64 so that only the order of additions differs."""
     fabric = FABRICS[name]
@@ -116,8 +114,21 @@ def test_wide_fabrics_over_several_tiles(kernel: str) -> None:
 
 
 @kernels
-@given(fabric=any_fabrics(kernels=False))
+@given(fabric=any_fabrics(kernels=False, graphs=False))
 def test_any_fabric(kernel: str, fabric: Fabric) -> None:
+    check_forward(kernel, fabric)
+
+
+GRAPH = Fabric(4, 4, ((GraphStage("random", 4, 4, 2),),))
+
+
+@pytest.mark.parametrize("kernel", [name for name in kernel_names() if is_served(name, GRAPH)])
+@given(fabric=any_fabrics(kernels=False))
+def test_any_fabric_with_graphs(kernel: str, fabric: Fabric) -> None:
+    check_forward(kernel, fabric)
+
+
+def check_forward(kernel: str, fabric: Fabric) -> None:
     factors = random_factors(fabric)
     x = data(5, fabric.in_features)
     with use_kernel(kernel):
@@ -142,8 +153,7 @@ def test_strides_do_not_matter(kernel: str, rows: int) -> None:
             assert_close(grad_x, np.ones((rows, 13)) @ matrix)
 
 
-@kernels
-@cases
+@pairs
 def test_only_the_gradients_asked_for(kernel: str, name: str) -> None:
     fabric = FABRICS[name]
     factors = random_factors(fabric)
@@ -165,10 +175,12 @@ def test_only_the_gradients_asked_for(kernel: str, name: str) -> None:
     [(torch.float32, 1e-5), (torch.bfloat16, 1.6e-2), (torch.float16, 1.6e-2)],
 )
 def test_lower_precision(kernel: str, dtype: torch.dtype, tolerance: float) -> None:
-    for name in ("monarch", "branches", "clos"):
+    for name in ("monarch", "branches", "clos", "graph"):
         fabric = FABRICS[name]
+        if not is_served(kernel, fabric):
+            continue
         scaled = zip(random_factors(fabric), fabric.stages, strict=True)
-        factors = [(factor / stage.c**0.5).to(dtype) for factor, stage in scaled]
+        factors = [(factor / stage.fan_in**0.5).to(dtype) for factor, stage in scaled]
         x, grad = data(64, fabric.in_features).to(dtype), data(64, fabric.out_features).to(dtype)
         with use_kernel("reference"):
             exact = gradients(x.double(), [f.double() for f in factors], fabric, grad.double())
@@ -204,8 +216,13 @@ def test_results_share_no_memory(kernel: str) -> None:
     assert len(set(memory)) == len(memory)
 
 
-def test_inference_mode_leaves_nothing_behind() -> None:
-    fabric = Fabric(6, 6, ((Stage(2, 3, 3, 1), Stage(1, 2, 2, 3)),))
+@pytest.mark.parametrize(
+    "branch",
+    [(Stage(2, 3, 3, 1), Stage(1, 2, 2, 3)), (GraphStage("random", 6, 6, 2, seed=123456),)],
+    ids=["stages", "a graph not seen before"],
+)
+def test_inference_mode_leaves_nothing_behind(branch: Branch) -> None:
+    fabric = Fabric(6, 6, (branch,))
     x, factors = data(50, 6), random_factors(fabric)
     with torch.inference_mode():
         fabric_linear(x, factors, fabric)
@@ -231,6 +248,19 @@ def test_the_automatic_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -
             fabric_linear(data(2, 5), random_factors(fabric), fabric)
     assert len(caplog.records) == 1
     assert repr(kernel_names()[0]) in caplog.text
+
+
+def test_a_forced_kernel_says_that_it_takes_no_graphs() -> None:
+    wrong = r"No kernel can run .*random:4->4 degree 2.*torch: only Kronecker-sparse stages"
+    with use_kernel("torch"), pytest.raises(ConfigError, match=wrong):
+        fabric_linear(data(3, 4), random_factors(GRAPH), GRAPH)
+
+
+def test_one_weight_per_edge_in_the_order_of_the_neighbours() -> None:
+    stage = GraphStage("random", 6, 4, 3, seed=2)
+    weight, x = data(4, 3), data(5, 6)
+    y = fabric_linear(x, [weight], Fabric(6, 4, ((stage,),)))
+    assert torch.allclose(y, (x[:, torch.tensor(stage.neighbours())] * weight).sum(2))
 
 
 def test_use_kernel_ends_with_its_block() -> None:

@@ -10,10 +10,10 @@ from torch import Tensor
 from sparsify.fabric import Fabric, Stage
 from sparsify.ops import OperandError, fabric_conv, kernel_names, use_kernel
 from tests.support.fabrics import dense_matrix, random_factors
-from tests.support.linear_cases import FABRICS
+from tests.support.linear_cases import FABRICS, served
 
 kernels = pytest.mark.parametrize("kernel", kernel_names())
-cases = pytest.mark.parametrize("name", [name for name in FABRICS if name != "wide"])
+PAIRS = served([name for name in FABRICS if name != "wide"], convolution=True)
 
 WINDOWS = {
     "1d": ((3,), (70,), {}),
@@ -38,9 +38,8 @@ def data(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@kernels
 @pytest.mark.parametrize("window", WINDOWS)
-@cases
+@pytest.mark.parametrize(("kernel", "name"), PAIRS)
 def test_convolution_is_the_dense_one(kernel: str, window: str, name: str) -> None:
     taps, positions, options = WINDOWS[window]
     fabric = FABRICS[name].with_kernel(taps)
@@ -60,9 +59,8 @@ def test_convolution_is_the_dense_one(kernel: str, window: str, name: str) -> No
         assert torch.allclose(found, wanted, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("kernel", [name for name in kernel_names() if name != "reference"])
 @pytest.mark.parametrize("window", ["1d", "2d, all", "1 x 1, strided"])
-@cases
+@pytest.mark.parametrize(("kernel", "name"), [p for p in PAIRS if p[0] != "reference"])
 def test_gradients_agree_with_the_reference(kernel: str, window: str, name: str) -> None:
     """For every choice of gradients; those of the reference are checked in test_ops_torch."""
     taps, positions, options = WINDOWS[window]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsify.fabric import Fabric, Shuffle, Stage
+from sparsify.fabric import Fabric, GraphStage, Shuffle, Stage
 from sparsify.ops import fabric_conv, fabric_linear, kernel_names, use_kernel
-from tests.support.fabrics import random_factors
+from sparsify.ops.graph import places
+from tests.support.fabrics import is_served, random_factors
 
 BRANCHES = (
     (Stage(2, 3, 3, 1), Stage(1, 2, 2, 3)),
@@ -21,6 +25,15 @@ BRANCHES = (
 )
 PLAIN = Fabric(5, 5, BRANCHES)
 SPATIAL = PLAIN.with_kernel((2, 3))
+GRAPHS = Fabric(
+    5,
+    5,
+    (
+        (GraphStage("random", 6, 9, 2, seed=3), Stage(1, 5, 9, 1)),
+        (Shuffle(5, seed=1), GraphStage("circulant", 5, 5, 3, seed=4)),
+    ),
+)
+SPATIAL_GRAPHS = GRAPHS.with_kernel((2, 3))
 
 
 class Case(NamedTuple):
@@ -33,27 +46,32 @@ class Case(NamedTuple):
     rest: tuple[Any, ...]
 
 
-def _linear(dtype: torch.dtype = torch.float64) -> Case:
+def _linear(dtype: torch.dtype = torch.float64, fabric: Fabric = PLAIN) -> Case:
     x = torch.linspace(-1, 1, 30, dtype=dtype).view(2, 3, 5)
-    factors = random_factors(PLAIN, dtype=dtype)
-    call = lambda x, *factors: fabric_linear(x, factors, PLAIN)  # noqa: E731
-    return Case(call, _leaves(x, *factors), PLAIN, "fabric", (PLAIN.to_json(),))
+    factors = random_factors(fabric, dtype=dtype)
+    call = lambda x, *factors: fabric_linear(x, factors, fabric)  # noqa: E731
+    return Case(call, _leaves(x, *factors), fabric, "fabric", (fabric.to_json(),))
 
 
-def _conv(dtype: torch.dtype = torch.float64) -> Case:
+def _conv(dtype: torch.dtype = torch.float64, fabric: Fabric = SPATIAL) -> Case:
     x = torch.linspace(-1, 1, 200, dtype=dtype).view(2, 5, 4, 5)
-    factors = random_factors(SPATIAL, dtype=dtype)
+    factors = random_factors(fabric, dtype=dtype)
     window = ((2, 1), (1, 1), (1, 2))
-    call = lambda x, *factors: fabric_conv(x, factors, SPATIAL, *window)  # noqa: E731
-    rest = (SPATIAL.to_json(), *map(list, window))
-    return Case(call, _leaves(x, *factors), SPATIAL, "fabric_conv", rest)
+    call = lambda x, *factors: fabric_conv(x, factors, fabric, *window)  # noqa: E731
+    rest = (fabric.to_json(), *map(list, window))
+    return Case(call, _leaves(x, *factors), fabric, "fabric_conv", rest)
 
 
 def _leaves(*tensors: Tensor) -> list[Tensor]:
     return [tensor.requires_grad_() for tensor in tensors]
 
 
-CASES = {"linear": _linear, "conv": _conv}
+CASES = {
+    "linear": _linear,
+    "conv": _conv,
+    "linear graphs": partial(_linear, fabric=GRAPHS),
+    "conv graphs": partial(_conv, fabric=SPATIAL_GRAPHS),
+}
 both = pytest.mark.parametrize("make", CASES.values(), ids=CASES)
 
 
@@ -66,6 +84,8 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
 @both
 def test_derivatives(make: Callable[[], Case], kernel: str) -> None:
     case = make()
+    if not is_served(kernel, case.fabric, case.name == "fabric_conv"):
+        pytest.skip(f"{kernel} does not take {case.fabric}")
     assert torch.autograd.gradcheck(case.call, case.operands, fast_mode=case.name != "fabric")
 
 
@@ -120,6 +140,20 @@ def test_opcheck(make: Callable[[], Case], backward: bool) -> None:
     tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
     traced = ["test_aot_dispatch_static", "test_aot_dispatch_dynamic"]
     opcheck(operator, arguments, test_utils=[*tests, *traced])
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_trace_leaves_no_tensor_behind(device: str) -> None:
+    """Neighbours are kept by stage and device; what a trace makes of them is no tensor later."""
+    stage = GraphStage("random", 6, 6, 2, seed=987654321)
+    with FakeTensorMode():
+        assert isinstance(places(stage, torch.device(device)), FakeTensor)
+    with torch.inference_mode():
+        places(stage, torch.device(device))
+    found = places(stage, torch.device(device))
+    assert type(found) is Tensor
+    assert found.device.type == device
+    assert not found.is_inference()
 
 
 @both
@@ -197,6 +231,15 @@ def test_flops_of_linear() -> None:
     frozen = [factors[0].detach(), factors[1].detach(), factors[2]]
     only_last = 2 * 6 * PLAIN.stages[2].parameters
     assert _flops(lambda: case.call(x.detach(), *frozen).sum().backward()) == forward + only_last
+
+
+def test_flops_of_graphs_count_their_edges() -> None:
+    case = CASES["linear graphs"]()
+    assert _flops(lambda: case.call(*case.operands)) == 2 * 6 * (9 * 2 + 9 * 5 + 5 * 3)
+    case = CASES["conv graphs"]()  # at 2 * 9 positions that come out; 2 * 20 before the taps
+    weights = 9 * 2 * 6 + 9 * 5 + 5 * 3 * 6
+    positions = math.prod(case.call(*case.operands).shape[2:]) * 2
+    assert _flops(lambda: case.call(*case.operands)) == 2 * positions * weights
 
 
 def test_flops_of_convolution() -> None:

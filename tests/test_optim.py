@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import sparsify as sp
-from sparsify.fabric import Fabric, Stage
+from sparsify.fabric import Fabric, GraphStage, Shuffle, Stage, Weighted
 from sparsify.optim import MOST
 
 LR, DECAY = 1e-3, 0.1
@@ -21,7 +21,7 @@ def _of(groups: list[dict[str, Any]], parameter: nn.Parameter) -> dict[str, Any]
     return group
 
 
-def _linear(inputs: int, outputs: int, *stages: Stage) -> sp.nn.FabricLinear:
+def _linear(inputs: int, outputs: int, *stages: Weighted) -> sp.nn.FabricLinear:
     return sp.nn.FabricLinear(Fabric(inputs, outputs, (stages,)))
 
 
@@ -38,8 +38,15 @@ def _linear(inputs: int, outputs: int, *stages: Stage) -> sp.nn.FabricLinear:
         (_linear(64, 64, Stage(4, 16, 16, 1)), (4,)),
         # three stages: 64 / (4 * 3)
         (_linear(64, 64, Stage(16, 4, 4, 1), Stage(4, 4, 4, 4), Stage(1, 4, 4, 16)), (16 / 3,) * 3),
+        # graphs: 64 / (8 * 2) and 64 / (16 * 2)
+        (_linear(64, 64, GraphStage("random", 64, 64, 8), GraphStage("xor", 64, 64, 16)), (4, 2)),
+        # a graph and blocks: 64 / (6 * 2) and 64 / (16 * 2)
+        (
+            _linear(64, 64, GraphStage("hypercube", 64, 64, 6), Stage(4, 16, 16, 1)),
+            (16 / 3, 2),
+        ),
     ],
-    ids=["monarch", "rectangular", "low_rank", "blocks", "butterfly"],
+    ids=["monarch", "rectangular", "low_rank", "blocks", "butterfly", "graphs", "graph, blocks"],
 )
 def test_rule(layer: sp.nn.FabricLinear, rates: tuple[float, ...]) -> None:
     groups = sp.param_groups(layer, lr=LR, weight_decay=DECAY)
@@ -58,6 +65,14 @@ def test_taps_of_a_convolution_count_on_both_sides() -> None:
     for stage, factor in zip(layer.fabric.stages, layer.factors, strict=True):
         rate = min(64 * 9 / (stage.c * math.prod(stage.kernel) * 2), MOST)
         assert _of(groups, factor)["lr"] == pytest.approx(LR * rate)
+
+
+def test_a_spatial_graph_counts_its_taps() -> None:
+    """Dense fan-in 64 * 9; the spatial graph has 16 * 9, its branch one stage."""
+    graph = GraphStage("random", 64, 64, 16, kernel=(3, 3))
+    layer = sp.nn.FabricConv2d(Fabric(64, 64, ((Shuffle(64, seed=1), graph),)), 3)
+    groups = sp.param_groups(layer, lr=LR)
+    assert _of(groups, layer.factors[0])["lr"] == pytest.approx(LR * 4)
 
 
 def test_rates_are_capped() -> None:

@@ -36,6 +36,7 @@ _EXAMPLES = {
         "sparsify verify bert.onnx bert-sparse/",
         "sparsify verify net.onnx my.models:make_net --weights net.safetensors",
     ),
+    "bench": ("sparsify bench --calibrate", "sparsify bench --calibrate --force --format json"),
     "inspect": ("sparsify inspect net.safetensors", "sparsify inspect net.onnx --format json"),
     "list": ("sparsify list", "sparsify list --in 1024 --out 4096 --budget 0.1"),
     "doctor": ("sparsify doctor", "sparsify doctor --format json"),
@@ -140,6 +141,7 @@ def _plan(parser: _Parser) -> None:
     """Show what would become of each dense layer, and why."""
     parser.add_argument("source", metavar="SOURCE", help=_SOURCE)
     parser.add_argument("-o", "--output", metavar="FILE", help="write the plan as JSON")
+    parser.add_argument("--report", metavar="FILE", help="write the plan as one HTML page")
     _add_source(parser)
     _add_choices(parser)
 
@@ -169,6 +171,14 @@ def _verify(parser: _Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="m.onnx")
     parser.add_argument("source", metavar="SOURCE", help=_SOURCE)
     _add_source(parser)
+
+
+def _bench(parser: _Parser) -> None:
+    """Measure how fast this machine runs dense layers and fabrics, and how well that predicts."""
+    parser.add_argument(
+        "--calibrate", action="store_true", help="measure once; later calls show what is kept"
+    )
+    parser.add_argument("--force", action="store_true", help="measure again")
 
 
 def _inspect(parser: _Parser) -> None:
@@ -201,6 +211,7 @@ _VERBS = {
     "convert": _convert,
     "export": _export,
     "verify": _verify,
+    "bench": _bench,
     "inspect": _inspect,
     "list": _list,
     "doctor": _doctor,
@@ -224,9 +235,17 @@ def _add_source(parser: _Parser) -> None:
 
 def _add_choices(parser: _Parser) -> None:
     group = parser.add_argument_group("what to replace")
-    group.add_argument("--budget", help="share of the parameters that may stay (default 0.1)")
+    group.add_argument(
+        "--budget",
+        help="share of the parameters that may stay (default 0.1), or limits by name: "
+        "'parameters=0.2,flops=0.1,latency_s=0.01'",
+    )
     group.add_argument(
         "--topology", metavar="NAME", help="a name of `sparsify list` (default auto)"
+    )
+    group.add_argument("--score", metavar="NAME", help="what to rank by (default: our own rating)")
+    group.add_argument(
+        "--min-speedup", type=float, metavar="X", help="keep layers dense that gain less than this"
     )
     many: dict[str, Any] = {"action": "append", "default": [], "metavar": "PATTERN"}
     group.add_argument("--include", **many, help="replace only these layers; repeatable")

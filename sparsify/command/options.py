@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Collection
+from dataclasses import fields
 from typing import Any
 
 from ..config import Budget, Rule
@@ -20,27 +21,28 @@ _WORDS = {"true": True, "false": False}
 
 
 def parse_budget(text: str) -> float | Budget:
-    """A budget: a share, or shares by name.
+    """A budget: a share, or limits by name.
 
     Raises:
         ConfigError: no number, an unknown name, or out of range.
 
     Example:
-        >>> parse_budget("0.25"), parse_budget("parameters=0.25,flops=0.5")
-        (0.25, Budget(parameters=0.25, flops=0.5))
+        >>> parse_budget("0.25"), parse_budget("parameters=0.25,latency_s=0.01")
+        (0.25, Budget(parameters=0.25, flops=None, latency_s=0.01))
     """
     if "=" not in text:
         return _share(text)
-    shares = {}
+    limits = {}
+    known = tuple(field.name for field in fields(Budget))
     for part in text.split(","):
         name, _, value = (piece.strip() for piece in part.partition("="))
-        if name not in ("parameters", "flops"):
+        if name not in known:
             raise ConfigError(
-                f"A budget has parameters= and flops=; got {name!r}."
-                f"{nearest(name, ('parameters', 'flops'))}"
+                f"A budget has {', '.join(f'{k}=' for k in known)}; got {name!r}."
+                f"{nearest(name, known)}"
             )
-        shares[name] = _share(value)
-    return Budget(**shares)
+        limits[name] = _share(value)
+    return Budget(**limits)
 
 
 def _share(text: str) -> float:

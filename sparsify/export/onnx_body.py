@@ -5,6 +5,7 @@ over its g = a * d blocks, (g, M, c) x (g, c, b). What costs time is bringing it
 order, so every move is one that runtimes do by copying runs of memory: a transposition of two
 adjacent groups of axes. A full axis reversal in one Transpose is two to three times slower than
 the same in two steps (measured in onnxruntime), and a Reshape keeps optimizers from joining them.
+A graph stage is one MatMul with the dense matrix that it is a part of.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..steps import Shuffle, Stage
+from ..steps import GraphStage, Shuffle, Stage
 from .onnx_graph import GraphWriter
-from .onnx_parts import write_fold, write_shuffle, write_sum, write_wrap
+from .onnx_parts import write_fold, write_graph_weight, write_shuffle, write_sum, write_wrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,7 @@ def write_fabric(write: GraphWriter, fabric: Fabric, x: str, factors: Iterator[s
         write: where the nodes go.
         fabric: what to compute.
         x: the input (*lead, in_features), any number of leading axes.
-        factors: names of the weights, shapes (a, d, b, c), in the order of `fabric.stages`.
+        factors: names of the weights, of `stage.shape`, in the order of `fabric.stages`.
 
     Returns:
         The name of the output (*lead, out_features).
@@ -62,6 +63,8 @@ def _branch(
     for step in branch:
         if isinstance(step, Stage):
             value = _stage(write, step, value, next(factors))
+        elif isinstance(step, GraphStage):
+            value = _graph(write, step, _rows(write, value), next(factors))
         else:
             value = _shuffle(write, step, _rows(write, value))
     wide = branch[-1].out_features
@@ -74,6 +77,11 @@ def _shuffle(write: GraphWriter, step: Shuffle, rows: str) -> str:
         return write_shuffle(write, step, write.reshape(rows, [-1, step.size]), 1)
     grid = write.reshape(rows, [-1, step.size // step.stride, step.stride])
     return write.transpose(grid, 0, 2, 1)
+
+
+def _graph(write: GraphWriter, stage: GraphStage, rows: str, factor: str) -> str:
+    weight = write.transpose(write_graph_weight(write, stage, factor, ()), 1, 0)
+    return str(write("MatMul", write.reshape(rows, [-1, stage.in_features]), weight))
 
 
 def _stage(write: GraphWriter, stage: Stage, value: str | _Blocks, factor: str) -> str | _Blocks:

@@ -2,7 +2,7 @@
 
 A stage is one grouped Conv over its a * d blocks of channels. With d > 1 the channels of a block
 lie d apart, so that they are brought together before it and spread after it; whole images move,
-not single numbers.
+not single numbers. A graph stage is one Conv with the dense matrix that it is a part of.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..ops.window import Window
-from ..steps import Stage, Step
+from ..steps import GraphStage, Step, Weighted
 from .onnx_graph import GraphWriter
-from .onnx_parts import write_fold, write_shuffle, write_sum, write_wrap
+from .onnx_parts import write_fold, write_graph_weight, write_shuffle, write_sum, write_wrap
 
 if TYPE_CHECKING:
     from ..fabric import Branch, Fabric
@@ -52,7 +52,7 @@ def window_attributes(window: Window) -> dict[str, list[int]]:
 
 def spatial_step(branch: Sequence[Step]) -> int:
     """Which step of a branch the window applies to."""
-    stages = [i for i, step in enumerate(branch) if isinstance(step, Stage)]
+    stages = [i for i, step in enumerate(branch) if isinstance(step, Weighted)]
     return next((i for i in stages if getattr(branch[i], "kernel", ())), stages[0])
 
 
@@ -67,7 +67,7 @@ def _branch(
     value = write_wrap(write, x, fabric.in_features, branch[0].in_features, 1)
     spatial = spatial_step(branch)
     for position, step in enumerate(branch):
-        if isinstance(step, Stage):
+        if isinstance(step, Weighted):
             attributes = window_attributes(window) if position == spatial else {}
             value = _stage(write, step, len(window.stride), attributes, value, next(factors))
         else:
@@ -77,13 +77,16 @@ def _branch(
 
 def _stage(
     write: GraphWriter,
-    stage: Stage,
+    stage: Weighted,
     rank: int,  # spatial axes
     attributes: dict[str, Any],
     value: str,
     factor: str,
 ) -> str:
     kernel = stage.kernel or (1,) * rank
+    if isinstance(stage, GraphStage):
+        weight = write_graph_weight(write, stage, factor, kernel)
+        return str(write("Conv", value, weight, kernel_shape=kernel, **attributes))
     groups = stage.a * stage.d
     weight = write.reshape(factor, [groups * stage.b, stage.c, *kernel])
     value = _swap(write, value, (stage.a, stage.c, stage.d), rank)

@@ -61,6 +61,11 @@ class GraphWriter:
             self._constants[key] = self("Constant", value=numpy_helper.from_array(array))
         return self._constants[key]
 
+    def range(self, start: int, stop: int, step: int) -> str:
+        """Name the int64 numbers from start, below stop."""
+        ends = (self("Constant", value_int=number) for number in (start, stop, step))
+        return str(self("Range", *ends))
+
     def reshape(self, value: str, shape: Sequence[int]) -> str:
         """Reshape to fixed sizes; one of them may be -1, for rows in any number, zero included.
 

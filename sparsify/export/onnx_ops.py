@@ -9,11 +9,15 @@ same more plainly, but onnxruntime 1.20 to 1.26 silently runs the last overload 
 files that have it do not load in 1.16 and 1.17.
 
 Attributes of a node, all integers: `in_features`, `out_features`; `branches` (steps of each
-branch); `steps`, four numbers for each step: (a, b, c, d) of a stage, or (0, size, stride, 0) and
-(-1, size, 0, seed) of a shuffle. A first step wider than in_features wraps, a last step wider than
-out_features folds (see `sparsify.fabric`). A convolution adds `kernel_shape`,
-`spatial` (the step of each branch that the window applies to), `strides`, `pads`, `dilations`.
-Inputs: x, then the weights in the order of the stages, shapes (a, d, b, c, *kernel). No bias.
+branch); `steps`, four numbers for each step: (a, b, c, d) of a stage, (0, size, stride, 0) and
+(-1, size, 0, seed) of a shuffle, (-2, start, length, 0) of a graph stage, which is described by so
+many numbers from there in `graphs`: generator, in_features, out_features, degree, seed, *options.
+Generators are numbered as in `GENERATORS`; seeds are signed numbers of the same 64 bits; there is
+no `graphs` without graph stages. A first step wider than in_features wraps, a last step wider than
+out_features folds (see `sparsify.fabric`). A convolution adds `kernel_shape`, `spatial` (the step
+of each branch that the window applies to), `strides`, `pads`, `dilations`.
+Inputs: x, then the weights in the order of the stages, shapes (a, d, b, c, *kernel); of a graph
+stage (out, degree, *kernel), where weight k of an output is for its k-th neighbour. No bias.
 """
 
 from __future__ import annotations
@@ -23,9 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..errors import ModelError
 from ..fabric import Fabric
 from ..ops.window import Window
-from ..steps import Stage, Step
+from ..steps import GraphStage, Shuffle, Stage
 from .onnx_body import write_fabric
 from .onnx_conv_body import spatial_step, window_attributes, write_fabric_conv
 from .onnx_graph import GraphWriter
@@ -33,12 +38,15 @@ from .onnx_graph import GraphWriter
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DOMAIN", "OpTable", "structure"]
+__all__ = ["DOMAIN", "GENERATORS", "OpTable", "structure"]
 
 DOMAIN = "ai.sparsify"
 _DOMAIN_VERSION = 1  # runtimes ignore it for custom ops; new meanings get new names
 _VERSION = "v1"
 _TYPES = ["tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"]
+GENERATORS = ("random", "hypercube", "circulant", "torus", "radix", "paley", "plane", "xor")
+"""Names of `sparsify.steps.GRAPHS` by their number in a file, which never changes."""
+
 _Structure = tuple[Fabric, Window | None]
 
 
@@ -112,13 +120,23 @@ def structure(fabric: Fabric, window: Window | None = None) -> dict[str, int | l
         >>> structure(Fabric(2, 3, ((Stage(1, 3, 2, 1),),)))["steps"]
         [1, 3, 2, 1]
     """
-    steps = [step for branch in fabric.branches for step in branch]
+    steps: list[int] = []
+    graphs: list[int] = []
+    for step in (step for branch in fabric.branches for step in branch):
+        if isinstance(step, GraphStage):
+            numbers = _graph_numbers(step)
+            steps += [-2, len(graphs), len(numbers), 0]
+            graphs += numbers
+        else:
+            steps += _numbers(step)
     attributes: dict[str, int | list[int]] = {
         "in_features": fabric.in_features,
         "out_features": fabric.out_features,
         "branches": [len(branch) for branch in fabric.branches],
-        "steps": [number for step in steps for number in _numbers(step)],
+        "steps": steps,
     }
+    if graphs:
+        attributes["graphs"] = graphs
     if window:
         attributes["kernel_shape"] = list(fabric.kernel or (1,) * len(window.stride))
         attributes["spatial"] = [spatial_step(branch) for branch in fabric.branches]
@@ -126,12 +144,23 @@ def structure(fabric: Fabric, window: Window | None = None) -> dict[str, int | l
     return attributes
 
 
-def _numbers(step: Step) -> tuple[int, int, int, int]:
+def _numbers(step: Stage | Shuffle) -> tuple[int, int, int, int]:
     if isinstance(step, Stage):
         return step.a, step.b, step.c, step.d
     if step.stride is not None:
         return 0, step.size, step.stride, 0
     return -1, step.size, 0, _signed(step.seed or 0)
+
+
+def _graph_numbers(stage: GraphStage) -> list[int]:
+    if stage.graph not in GENERATORS:
+        raise ModelError(
+            f"The graph {stage.graph!r} has no number in exported files; there are numbers for "
+            f"{', '.join(GENERATORS)}."
+        )
+    sizes = (stage.in_features, stage.out_features, stage.degree)
+    generator = GENERATORS.index(stage.graph)
+    return [generator, *sizes, _signed(stage.seed), *stage.options]
 
 
 def _signed(seed: int) -> int:

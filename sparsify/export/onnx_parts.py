@@ -1,4 +1,4 @@
-"""What the function bodies of linear and convolution fabrics share: wrap, fold, shuffles, sums."""
+"""What the bodies of linear and convolution fabrics share: wrap, fold, shuffles, graphs, sums."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .onnx_graph import GraphWriter
+from .onnx_neighbours import write_neighbours, write_permutations
 
 if TYPE_CHECKING:
-    from ..steps import Shuffle
+    from ..steps import GraphStage, Shuffle
 
-__all__ = ["write_fold", "write_shuffle", "write_sum", "write_wrap"]
+__all__ = ["write_fold", "write_graph_weight", "write_shuffle", "write_sum", "write_wrap"]
 
 
 def write_wrap(write: GraphWriter, value: str, width: int, wide: int, axis: int) -> str:
@@ -33,8 +34,41 @@ def write_fold(write: GraphWriter, value: str, wide: int, width: int, axis: int)
 
 def write_shuffle(write: GraphWriter, shuffle: Shuffle, value: str, axis: int) -> str:
     """Permute the features of an axis."""
-    order = write.constant(shuffle.permutation().tolist())
+    if shuffle.stride is None:
+        order = write.reshape(write_permutations(write, 1, shuffle.size, shuffle.seed or 0), [-1])
+    else:
+        grid = write.range(0, shuffle.size, 1)
+        grid = write.reshape(grid, [shuffle.size // shuffle.stride, shuffle.stride])
+        order = write.reshape(write.transpose(grid, 1, 0), [-1])
     return str(write("Gather", value, order, axis=axis))
+
+
+def write_graph_weight(
+    write: GraphWriter, stage: GraphStage, factor: str, kernel: Sequence[int]
+) -> str:
+    """Put the weights of a graph stage at their places in a dense matrix of zeros.
+
+    Nothing in it depends on the input of the model. With its optimizations on, as they are by
+    default, onnxruntime (1.20 and 1.31 tried) folds all of it into one constant at load, so that a
+    graph stage then takes the time and the memory of its dense matrix.
+
+    Args:
+        write: where the nodes go.
+        stage: the stage.
+        factor: the name of its weight, (out, degree, *stage.kernel).
+        kernel: spatial axes of the result; with as many taps as those of the stage.
+
+    Returns:
+        The name of (out, in, *kernel), of the weight's type.
+    """
+    rows, taps = stage.out_features, stage.taps
+    edges = write.constant([rows, stage.degree, taps])
+    places = write.reshape(write_neighbours(write, stage), [rows, stage.degree, 1])
+    shape = write.constant([rows, stage.in_features, taps])
+    zeros = write("CastLike", write("ConstantOfShape", shape), factor)
+    weights = write("Reshape", factor, edges)
+    dense = write("ScatterElements", zeros, write("Expand", places, edges), weights, axis=1)
+    return write.reshape(dense, [rows, stage.in_features, *kernel])
 
 
 def write_sum(write: GraphWriter, values: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..fabric import Branch, Fabric, Shuffle
+from ..fabric import Branch, Fabric, GraphStage, Shuffle
 
 __all__ = ["balance_outputs", "dense_gain"]
 
@@ -47,7 +47,10 @@ def balance_outputs(values: list[Tensor], fabric: Fabric, gain: float) -> None:
         end += sum(not isinstance(step, Shuffle) for step in branch)
         last = fabric.stages[end - 1]
         scale = _row_scale(branch, fabric.out_features) * (gain / math.sqrt(len(fabric.branches)))
-        rows = scale.reshape(last.a, last.b, last.d).permute(0, 2, 1)
+        if isinstance(last, GraphStage):
+            rows = scale
+        else:
+            rows = scale.reshape(last.a, last.b, last.d).permute(0, 2, 1)
         values[end - 1] *= rows.reshape(*rows.shape, *[1] * (1 + len(last.kernel)))
 
 

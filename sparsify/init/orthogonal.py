@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..fabric import Fabric, Stage
+from ..fabric import Fabric, GraphStage, Stage
+from .graph import nearly_orthogonal
 
 __all__ = ["orthogonal"]
 
@@ -19,7 +20,8 @@ def orthogonal(fabric: Fabric, random: torch.Generator, centred: bool) -> list[T
 
     A cascade whose widths are monotone is exactly (semi-)orthogonal up to its scale; where they are
     not, each stage still preserves the variance. Stages that widen are scaled by sqrt(b / c), so
-    that the variance per feature, not the norm, is kept.
+    that the variance per feature, not the norm, is kept. Graph stages cannot be orthogonal; they
+    come as close as `nearly_orthogonal` says.
 
     Args:
         fabric: what to draw for.
@@ -37,7 +39,12 @@ def orthogonal(fabric: Fabric, random: torch.Generator, centred: bool) -> list[T
     Reference:
         Saxe et al. 2014 (orthogonal init); Xiao et al. 2018 (delta-orthogonal convolutions).
     """
-    return [_stage(stage, random, centred) for stage in fabric.stages]
+    return [
+        nearly_orthogonal(stage, random, centred)
+        if isinstance(stage, GraphStage)
+        else _stage(stage, random, centred)
+        for stage in fabric.stages
+    ]
 
 
 def _stage(stage: Stage, random: torch.Generator, centred: bool) -> Tensor:

@@ -33,7 +33,8 @@ class FabricLayer(nn.Module):
     """A layer whose weight is a fabric.
 
     Its parameters are ordinary dense tensors, one per stage: `factors.0`, `factors.1`, ... of shape
-    (a, d, b, c, *kernel), and `bias`. Optimisers, DDP, FSDP and safetensors see nothing special.
+    (a, d, b, c, *kernel), or (out, degree, *kernel) for a graph stage, and `bias`. Optimisers, DDP,
+    FSDP and safetensors see nothing special.
 
     Attributes:
         fabric: the topology.

@@ -1,7 +1,8 @@
 """FLOP counts of the operators, for `torch.utils.flop_counter`.
 
-A multiply-add counts as two. The backward counts its products once: what a kernel recomputes to
-save memory is not work that the model asked for, as everywhere in torch.
+A multiply-add counts as two, for each weight that there is: the zeros that a kernel may multiply
+along with a graph stage do not count. The backward counts its products once: what a kernel
+recomputes to save memory is not work that the model asked for, as everywhere in torch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from ..fabric import Fabric, Stage
+from ..fabric import Fabric, Weighted
 from .window import Window
 
 __all__: list[str] = []
@@ -27,14 +28,14 @@ def _costs(x: Shape, text: str, window: Sequence[Shape]) -> Iterator[list[int]]:
     if not window:
         rows = math.prod(x[:-1])
         for branch in fabric.branches:
-            yield [2 * rows * step.parameters for step in branch if isinstance(step, Stage)]
+            yield [2 * rows * step.parameters for step in branch if isinstance(step, Weighted)]
         return
     before, after = x[2:], Window.of(*window).outputs(x[2:], fabric.kernel)
     for branch in fabric.branches:
         positions = before if fabric.kernel else after
         costs = []
         for step in branch:
-            if isinstance(step, Stage):
+            if isinstance(step, Weighted):
                 positions = after if step.kernel else positions
                 costs.append(2 * x[0] * math.prod(positions) * step.parameters)
         yield costs

@@ -5,6 +5,7 @@ Channels are axis 1 throughout, so that one text serves the linear operator, whe
 
 Everything here may be differentiated any number of times, batched by `torch.vmap` and traced, so it
 also answers where an operator needs a formula more than speed: second derivatives, batched weights.
+A graph stage is multiplied as the dense matrix that it is a part of.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..fabric import Fabric, Shuffle, Stage, Step
-from .steps import Gradients, fold, link, permutation, wrap
+from ..fabric import Fabric, GraphStage, Shuffle, Stage
+from .graph import dense_steps, edge_weight
+from .steps import Gradients, PlainStep, fold, link, permutation, wrap
 from .window import Window, spatial, spatial_backward
 
 __all__ = ["backward", "forward"]
@@ -49,7 +51,7 @@ def forward(
     outputs = []
     for branch, weights in link(fabric, factors):
         values = wrap(x, branch[0].in_features)
-        for step, weight in zip(branch, weights, strict=True):
+        for step, weight in zip(*dense_steps(branch, weights), strict=True):
             values = _apply(values, weight, step, window)
         outputs.append(fold(values, fabric.out_features))
     return sum(outputs[1:], outputs[0])
@@ -86,16 +88,19 @@ def backward(
     flows: list[Tensor] = []
     grads: list[Tensor] = []
     for branch, weights in link(fabric, factors):
+        steps, dense = dense_steps(branch, weights)
         inputs = [wrap(sampled, branch[0].in_features)]
-        for step, weight in zip(branch[:-1], weights, strict=False):
+        for step, weight in zip(steps[:-1], dense, strict=False):
             inputs.append(_apply(inputs[-1], weight, step, window))
         flow = wrap(grad, branch[-1].out_features)
         found: list[Tensor] = []
-        for step, weight, values in zip(
-            reversed(branch), reversed(weights), reversed(inputs), strict=True
-        ):
+        places = zip(branch, steps, dense, inputs, strict=True)
+        for own, step, weight, values in reversed(list(places)):
             if isinstance(step, Stage):
-                found.append(_weight_gradient(flow, values, weight, step, window))
+                gradient = _weight_gradient(flow, values, weight, step, window)
+                found.append(
+                    edge_weight(gradient, own) if isinstance(own, GraphStage) else gradient
+                )
             flow = _apply_transposed(flow, values, weight, step, window)
         grads += reversed(found)
         flows.append(fold(flow, fabric.in_features))
@@ -110,7 +115,7 @@ def _blocks(x: Tensor, stage: Stage, width: int) -> Tensor:
     return x.reshape(x.shape[0], stage.a, width, stage.d, math.prod(x.shape[2:]))
 
 
-def _apply(x: Tensor, weight: Tensor, step: Step, window: Window | None) -> Tensor:
+def _apply(x: Tensor, weight: Tensor, step: PlainStep, window: Window | None) -> Tensor:
     if isinstance(step, Shuffle):
         return x.index_select(1, permutation(step, x.device))
     if step.kernel and window:
@@ -120,7 +125,7 @@ def _apply(x: Tensor, weight: Tensor, step: Step, window: Window | None) -> Tens
 
 
 def _apply_transposed(
-    grad: Tensor, values: Tensor, weight: Tensor, step: Step, window: Window | None
+    grad: Tensor, values: Tensor, weight: Tensor, step: PlainStep, window: Window | None
 ) -> Tensor:
     if isinstance(step, Shuffle):
         return grad.index_select(1, permutation(step, grad.device, inverse=True))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..fabric import Fabric, Shuffle, Stage, Step
+from ..fabric import Fabric, Shuffle, Stage, Step, Weighted
 
-__all__ = ["Gradients", "fold", "link", "permutation", "wrap"]
+__all__ = ["Gradients", "PlainStep", "fold", "link", "permutation", "plain_branches", "wrap"]
+
+PlainStep = Stage | Shuffle
+"""Steps that are blocks or no weights at all: all but graph stages."""
 
 Gradients = list[Tensor | None]  # of x, then of each factor; None where nobody asked
 
@@ -33,8 +37,13 @@ def link(
     for branch in fabric.branches:
         yield (
             branch,
-            [next(remaining) if isinstance(step, Stage) else factors[0] for step in branch],
+            [next(remaining) if isinstance(step, Weighted) else factors[0] for step in branch],
         )
+
+
+def plain_branches(fabric: Fabric) -> tuple[tuple[PlainStep, ...], ...]:
+    """The branches of a fabric that is known to have no graph stage."""
+    return cast("tuple[tuple[PlainStep, ...], ...]", fabric.branches)
 
 
 def wrap(x: Tensor, width: int) -> Tensor:

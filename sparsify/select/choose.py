@@ -1,173 +1,177 @@
-"""Which fabric for one layer, without data: fill the budget, then follow the defaults per regime.
+"""Which fabric for one layer, without data: gates, then a score, then ties.
 
 Reference: NeuroFabric, arXiv 2002.08339 (rating topologies before training).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from ..fabric import Fabric, Stage
-from ..topology import TOPOLOGIES, BlockDiagonal, Topology
+from ..site import Rival
+from ..topology import Family
+from .candidates import AUTO, Pool, Usage, exact_pool
+from .criterion import Criterion
+from .gates import most_stages, rank
 
-__all__ = ["AUTO", "alternated", "automatic", "fit"]
+__all__ = ["AUTO", "Choice", "choose", "select"]
 
-AUTO = "auto"
-"""The name that leaves the family to the heuristic."""
+_FULL = 0.8
+"""Fabrics that use less than this share of the budget lose to those that use more."""
 
-Usage = Callable[[Fabric], float]
-"""The share of the budget that a fabric uses; above 1 it does not fit."""
+_GATES = ("stages", "rank", "connectivity", "use of the budget")
 
-# Blocks of even sizes run faster than wrapped ones; worth this much of the budget.
-_EXACT_IS_WORTH = 0.6
+Places = npt.NDArray[np.int64]
+Shares = npt.NDArray[np.float64]
 
 
-def fit(
-    family: str,
+@dataclass(frozen=True)
+class Choice:
+    """A fabric, and why it was taken.
+
+    Args:
+        fabric: the pick.
+        score: by the criterion of the choice.
+        reason: why, in a few words.
+        rivals: the best of each other family, the best first.
+    """
+
+    fabric: Fabric
+    score: float
+    reason: str
+    rivals: tuple[Rival, ...]
+
+
+def choose(
     in_features: int,
     out_features: int,
     usage: Usage,
     *,
-    exact: bool = False,
-) -> Fabric | None:
-    """The best fabric of a family that fits into a budget.
+    family: Family = AUTO,
+    criterion: Criterion | None = None,
+    repeats: bool = False,
+) -> Choice | None:
+    """The best fabric within a budget.
 
-    Best is: as many independent signals as possible, then blocks without wrap and of sizes that
-    kernels like, then as many parameters as the budget allows, as few stages, as wide a waist.
+    Gates, each among those that passed the ones before: at most 3 stages (4 above 4096 features);
+    the highest generic rank; every input reaches every output; at least 80 % of the budget is used.
+    Where nobody passes a gate, the nearest to it stay. Then the highest score wins; among scores
+    within 5 % blocks of multiples of 8, no wrap, fewer stages, more parameters, in this order.
 
     Args:
-        family: a name of `topologies()`.
         in_features: width of the input, at least 1.
         out_features: width of the output, at least 1.
-        usage: share of the budget that a fabric uses.
-        exact: allow no wrap and fold (a grouped layer must not mix its groups).
+        usage: share of the budget that a fabric uses; in proportion to links and ranks.
+        family: a name of `topologies()` or a topology; "auto" for all that have fast kernels.
+        criterion: what to rank by; by default what predicts training best.
+        repeats: only fabrics whose copies can stand side by side (for a grouped layer).
 
     Returns:
-        The fabric, or None where none fits.
+        The choice, None where nothing fits.
 
     Example:
-        >>> fabric = fit("monarch", 256, 256, lambda fabric: fabric.density / 0.25)
-        >>> fabric.density
-        0.25
+        >>> choose(1024, 1024, lambda fabric: fabric.density / 0.0625).fabric.family
+        'monarch(blocks=32)'
     """
-    fabrics = [
-        fabric
-        for topology in TOPOLOGIES[family].candidates(in_features, out_features)
-        if (fabric := _grown(topology, in_features, out_features, usage))
-        and (fabric.is_exact or not exact)
-    ]
-    if not fabrics:
+    pool = exact_pool(in_features, out_features, usage, family, repeats)
+    used = np.array([usage(fabric) for fabric in pool.fabrics])
+    return select(pool, used, criterion or Criterion())
+
+
+def select(pool: Pool, used: Shares, criterion: Criterion) -> Choice | None:
+    """Pick from a pool.
+
+    Args:
+        pool: the fabrics.
+        used: the share of the budget that each uses; above 1 it does not fit.
+        criterion: what to rank by.
+
+    Returns:
+        The choice, None where nothing fits.
+    """
+    fitting = np.flatnonzero(used <= 1)
+    if not fitting.size:
         return None
-    widest = max(fabric.width for fabric in fabrics)
-    used = {fabric: usage(fabric) for fabric in fabrics if fabric.width == widest}
-    even = [
-        fabric
-        for fabric in used
-        if fabric.is_exact and used[fabric] >= _EXACT_IS_WORTH * max(used.values())
-    ]
-    return max(
-        even or used,
-        key=lambda f: (_is_aligned(f), round(used[f], 3), -len(f.stages), _openness(f)),
+    passed = _through_gates(pool, used, fitting)
+    scores = {int(place): criterion(pool.fabrics[place]) for place in passed[-1]}
+    highest = max(scores.values())
+    tied = [p for p, score in scores.items() if score >= highest - criterion.tie(highest)]
+    pick = max(tied, key=lambda p: _merit(pool.fabrics[p], float(used[p]), scores[p]))
+    many = f"best of {len(scores)} by" if len(scores) > 1 else "alone past the gates;"
+    return Choice(
+        pool.fabrics[pick],
+        scores[pick],
+        f"{many} {criterion.name} score {scores[pick]:.3g}",
+        _rivals(pool, used, passed, scores, pick),
     )
 
 
-def automatic(
-    in_features: int,
-    out_features: int,
-    usage: Usage,
-    *,
-    exact: bool = False,
-) -> Fabric | None:
-    """The default family per regime of the budget (arguments as for `fit`).
-
-    A Monarch fabric whose hidden layer is as wide as the narrower side, where the budget allows one
-    (2 n**1.5 parameters for a square n); else blocks of one stage, whose strides take turns along
-    the graph (see `alternated`); else, where even these do not fit, the widest low-rank pair.
-
-    Example:
-        >>> automatic(1024, 1024, lambda fabric: fabric.density / 0.1).family
-        'monarch(blocks_in=16, blocks_out=32, links=2)'
-        >>> automatic(256, 256, lambda fabric: fabric.density / 0.05).family
-        'block_diagonal(blocks=32)'
-    """
-    narrow = min(in_features, out_features)
-    for family, least in (("monarch", narrow), ("block_diagonal", narrow), ("low_rank", 1)):
-        fabric = fit(family, in_features, out_features, usage, exact=exact)
-        if fabric is not None and fabric.width >= least:
-            return fabric
-    return None
+def _through_gates(pool: Pool, used: Shares, fitting: Places) -> list[Places]:
+    """The places left after 0, 1, ... gates."""
+    first = pool.fabrics[0]
+    limit = most_stages(first.in_features, first.out_features)
+    passed = [fitting, _best(fitting, -np.maximum(pool.depth[fitting], limit))]
+    # Ranks cost time. Most often those who pass the other gates have the highest one anyway.
+    widest = _best(passed[-1], pool.width[passed[-1]])
+    survivors = _rest_of_gates(pool, used, widest)
+    if not any(rank(pool.fabrics[place]) == pool.width[place] for place in survivors[-1]):
+        ranks = np.array([rank(pool.fabrics[place]) for place in passed[-1]])
+        widest = _best(passed[-1], ranks)
+        survivors = _rest_of_gates(pool, used, widest)
+    last = survivors[-1]
+    full = _best(last, np.array([rank(pool.fabrics[place]) for place in last]))
+    return [*passed, widest, *survivors[:-1], full]
 
 
-def alternated(fabric: Fabric, level: int) -> Fabric:
-    """One stage of blocks with the stride that suits its place in the graph; others as they are.
-
-    Aligned blocks in a row never mix. So every other layer has neighbouring features in its blocks,
-    and those between take turns in the strides c, c**2, ...: the stages of a butterfly, after one
-    cycle of which every feature has met every other. Two layers an odd number of levels apart, as
-    skips join them, are never aligned.
-
-    Args:
-        fabric: what was chosen, with neighbouring features in a block.
-        level: how many layers lie before this one.
-
-    Example:
-        >>> blocks = BlockDiagonal(blocks=32).build(256, 256)
-        >>> [str(alternated(blocks, level).stages[0]) for level in range(4)]
-        ['(32,8,8,1)', '(4,8,8,8)', '(32,8,8,1)', '(1,8,8,32)']
-    """
-    stage = fabric.stages[0]
-    one_stage = ((Stage(stage.a, stage.b, stage.c, 1),),)
-    if level % 2 == 0 or stage.a == 1 or fabric.branches != one_stage:
-        return fabric
-    strides = _strides(stage.a, stage.c)
-    stride = strides[level // 2 % len(strides)]
-    whole = BlockDiagonal(stage.a, strided=True)
-    apart = whole if stride == stage.a else BlockDiagonal(stage.a, stride=stride)
-    return apart.build(fabric.in_features, fabric.out_features)
+def _rest_of_gates(pool: Pool, used: Shares, places: Places) -> list[Places]:
+    connected = _best(places, pool.connected(places))
+    return [connected, _best(connected, np.minimum(used[connected], _FULL))]
 
 
-def _strides(blocks: int, width: int) -> list[int]:
-    """Divisors of the number of blocks up to itself, each at most `width` times the last."""
-    divisors = [stride for stride in range(2, blocks + 1) if blocks % stride == 0]
-    strides: list[int] = []
-    last = 1
-    while last < blocks:
-        last = max((s for s in divisors if last < s <= width * last), default=blocks)
-        strides.append(last)
-    return strides
+def _best(places: Places, merits: npt.NDArray[np.generic]) -> Places:
+    best: Places = places[merits == merits.max()]
+    return best
 
 
-def _grown(topology: Topology, in_features: int, out_features: int, usage: Usage) -> Fabric | None:
-    """The fabric with its growing option as high as the budget allows; None if none fits."""
-    for candidate in _sizes(topology, in_features, out_features, usage):
-        fabric = candidate.build(in_features, out_features)
-        if usage(fabric) <= 1:
-            return fabric
-    return None
+def _merit(fabric: Fabric, used: float, score: float) -> tuple[float, ...]:
+    """How ties are broken."""
+    even = all(isinstance(s, Stage) and s.b % 8 == 0 and s.c % 8 == 0 for s in fabric.stages)
+    return (even, fabric.is_exact, -len(fabric.stages), round(used, 3), score)
 
 
-def _sizes(
-    topology: Topology, in_features: int, out_features: int, usage: Usage
-) -> Iterator[Topology]:
-    if topology.grows is not None:
-        unit = usage(topology.build(in_features, out_features))
-        count = (
-            min(math.ceil(1 / unit), topology.most(in_features, out_features)) if unit <= 1 else 0
-        )
-        for size in (count, count - 1):
-            if size > 1:
-                yield dataclasses.replace(topology, **{topology.grows: size})
-    yield topology
+def _rivals(
+    pool: Pool, used: Shares, passed: list[Places], scores: dict[int, float], pick: int
+) -> tuple[Rival, ...]:
+    """The best of each other family: by score, then by how many gates it passed."""
+    gates_passed = {int(place): gate for gate, places in enumerate(passed) for place in places}
+    ranked = sorted(
+        gates_passed, key=lambda p: (gates_passed[p], scores.get(p, 0.0), used[p]), reverse=True
+    )
+    found: dict[str, Rival] = {_name(pool.fabrics[pick]): Rival("", 0, None, "")}
+    for place in ranked:
+        fabric = pool.fabrics[place]
+        if _name(fabric) in found:
+            continue
+        score = scores.get(place)
+        why = "a lower score or, if equal, less even blocks"
+        if score is None:
+            why = _shortcoming(pool, used, place, gates_passed[place])
+        found[_name(fabric)] = Rival(fabric.family, fabric.parameters, score, why)
+    return tuple(found.values())[1:]
 
 
-def _is_aligned(fabric: Fabric) -> bool:
-    """Whether every block is a multiple of 8 both ways, as vector units like it."""
-    return all(stage.b % 8 == 0 and stage.c % 8 == 0 for stage in fabric.stages)
+def _shortcoming(pool: Pool, used: Shares, place: int, gate: int) -> str:
+    fabric = pool.fabrics[place]
+    return (
+        f"{pool.depth[place]} stages",
+        f"rank {rank(fabric)} of {min(fabric.in_features, fabric.out_features)}",
+        "not every input reaches every output",
+        f"uses {used[place]:.0%} of the budget",
+    )[gate]
 
 
-def _openness(fabric: Fabric) -> float:
-    """Higher for wider hidden layers: narrow ones add up like resistors in series."""
-    inner = [step.out_features for branch in fabric.branches for step in branch[:-1]]
-    return -sum(1 / width for width in inner)
+def _name(fabric: Fabric) -> str:
+    return fabric.family.partition("(")[0]

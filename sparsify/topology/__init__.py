@@ -1,12 +1,14 @@
 """Families of fabrics, one per file, in one table.
 
 To add a family: one file with a `Topology`, one line below (or an entry point of the group
-`sparsify.topologies` in a package of your own).
+`sparsify.topologies` in a package of your own). Without either, an instance of your own subclass
+stands wherever a name does.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from ..errors import ConfigError, nearest
@@ -16,18 +18,33 @@ from .base import Topology
 from .block_diagonal import BlockDiagonal
 from .butterfly import Butterfly
 from .clos import Clos
+from .expander import Expander
+from .hypercube import Hypercube
 from .low_rank import LowRank
 from .monarch import Monarch
+from .parallel_butterfly import ParallelButterfly
+from .plugins import check_family, proposals_of
+from .radix_net import RadixNet
+from .random_regular import RandomRegular
+from .torus import Torus
 
 __all__ = [
     "TOPOLOGIES",
     "BlockDiagonal",
     "Butterfly",
     "Clos",
+    "Expander",
+    "Family",
+    "Hypercube",
     "LowRank",
     "Monarch",
+    "ParallelButterfly",
+    "RadixNet",
+    "RandomRegular",
     "Topology",
+    "Torus",
     "build",
+    "proposals",
     "topologies",
 ]
 
@@ -40,7 +57,14 @@ TOPOLOGIES = Registry(
         "monarch": ".topology.monarch:Monarch",
         "clos": ".topology.clos:Clos",
         "butterfly": ".topology.butterfly:Butterfly",
+        "parallel_butterfly": ".topology.parallel_butterfly:ParallelButterfly",
+        "hypercube": ".topology.hypercube:Hypercube",
+        "torus": ".topology.torus:Torus",
+        "random_regular": ".topology.random_regular:RandomRegular",
+        "expander": ".topology.expander:Expander",
+        "radix_net": ".topology.radix_net:RadixNet",
     },
+    check=check_family,
 )
 
 
@@ -54,11 +78,39 @@ def topologies() -> tuple[str, ...]:
     return tuple(TOPOLOGIES)
 
 
-def build(name: str, in_features: int, out_features: int, options: dict[str, Any]) -> Fabric:
+Family = str | type[Topology] | Topology
+"""A name of `topologies()`, a class of your own, or an instance of either with its options."""
+
+
+def proposals(family: Family, in_features: int, out_features: int) -> Iterator[Topology]:
+    """Settings of a family from which a budget is filled; an instance proposes itself alone.
+
+    Args:
+        family: a name of `topologies()`, or a topology of your own, with or without its options.
+        in_features: width of the input, at least 1.
+        out_features: width of the output, at least 1.
+
+    Raises:
+        ConfigError: unknown family, or a plug-in whose candidates are none.
+
+    Example:
+        >>> [str(topology) for topology in proposals("low_rank", 8, 8)]
+        ['low_rank(rank=1)']
+    """
+    if isinstance(family, Topology):
+        yield family
+        return
+    if isinstance(family, type):
+        yield from proposals_of(family, in_features, out_features)
+        return
+    yield from proposals_of(TOPOLOGIES[family], in_features, out_features)
+
+
+def build(name: Family, in_features: int, out_features: int, options: dict[str, Any]) -> Fabric:
     """Make a fabric of a named family from its options.
 
     Args:
-        name: a name of `topologies()`.
+        name: a name of `topologies()`, or a topology that has its options already.
         in_features: width of the input, at least 1.
         out_features: width of the output, at least 1.
         options: the family's options by name.
@@ -70,7 +122,15 @@ def build(name: str, in_features: int, out_features: int, options: dict[str, Any
         >>> build("low_rank", 8, 8, {"rank": 2}).parameters
         32
     """
-    family = TOPOLOGIES[name]
+    if isinstance(name, Topology):
+        if options:
+            raise ConfigError(
+                f"{name} has its options already; got {', '.join(options)} beside it. "
+                f"Pass its name, {name.name!r}, or no options."
+            )
+        return name.build(in_features, out_features)
+    family = name if isinstance(name, type) else TOPOLOGIES[name]
+    name = family.name
     fields = {field.name: field for field in dataclasses.fields(family)}
     for option in options:
         if option not in fields:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
 
-from ..errors import ConfigError
-from ..fabric import Branch, Fabric
+from ..errors import ConfigError, SparsifyError
+from ..fabric import Branch, Fabric, Step
 
-__all__ = ["Topology", "block_counts", "check_range"]
+__all__ = ["Topology", "block_counts", "check_range", "check_seed"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology(ABC):
     """A named family that makes a fabric for given sizes; its fields are its options.
 
-    A family is a frozen dataclass with two methods: `branches` makes the steps for given options,
+    A family is a frozen dataclass with two methods: `cascades` makes the steps for given options,
     `candidates` proposes options from which a budget is filled.
 
     Attributes:
         name: how users call it.
         grows: the option that multiplies every stage's parameters, if there is one; a budget is
             then filled by raising it.
+        is_structured: whether its fabrics consist of Kronecker-sparse stages and strides only, for
+            which there are fast kernels. The automatic choice considers these families alone.
 
     Example:
         >>> from sparsify.topology import Monarch
@@ -34,9 +37,10 @@ class Topology(ABC):
 
     name: ClassVar[str]
     grows: ClassVar[str | None] = None
+    is_structured: ClassVar[bool] = True
 
     @abstractmethod
-    def branches(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
+    def cascades(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
         """The cascades for these sizes.
 
         Raises:
@@ -65,9 +69,41 @@ class Topology(ABC):
         for name, size in (("in_features", in_features), ("out_features", out_features)):
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise ConfigError(f"{name} must be a whole number of 1 or more; got {size!r}.")
-        return Fabric(
-            in_features, out_features, self.branches(in_features, out_features), str(self)
-        )
+        branches = self._made(in_features, out_features)
+        try:
+            return Fabric(
+                in_features, out_features, branches, self.describe(in_features, out_features)
+            )
+        except ConfigError as error:
+            raise ConfigError(
+                f"{self} made no fabric {in_features} -> {out_features}. {error}"
+            ) from error
+
+    def _made(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
+        """What `cascades` gives, with a failure of a user's own family named as that."""
+        home = f"{type(self).__module__}.{type(self).__qualname__}"
+        try:
+            branches = self.cascades(in_features, out_features)
+        except SparsifyError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"The topology {self} ({home}) failed for {in_features} -> {out_features}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        parts = (branches, *branches) if isinstance(branches, tuple) else (branches,)
+        if not all(isinstance(part, tuple) for part in parts) or not all(
+            isinstance(step, Step) for branch in branches for step in branch
+        ):
+            raise ConfigError(
+                f"The topology {self} ({home}) must return a tuple of tuples of steps (Stage, "
+                f"GraphStage, Shuffle) from cascades(); got {branches!r}."
+            )
+        return branches
+
+    def describe(self, in_features: int, out_features: int) -> str:
+        """What the fabric prints as its family: the call that makes it, and what else is to say."""
+        return str(self)
 
     def __str__(self) -> str:
         """As the call that makes it, options at their defaults left out."""
@@ -79,21 +115,28 @@ class Topology(ABC):
         return f"{self.name}({options})"
 
 
-def block_counts(width: int) -> list[int]:
+def block_counts(width: int, ratio: float = 1.42) -> list[int]:
     """Numbers of blocks into which a width is cut well, ascending.
 
-    The divisors, where the width has some; else every count whose blocks waste less than one block
-    (a prime width would otherwise have no middle ground between one block and width blocks).
+    The divisors, and in wider gaps between them counts whose blocks waste less than one block (a
+    prime width would otherwise have no middle ground between one block and width blocks).
+
+    Args:
+        width: what is cut, at least 1.
+        ratio: counts beside the divisors differ by at least this factor from their neighbours.
 
     Example:
-        >>> block_counts(12), block_counts(7)
-        ([1, 2, 3, 4, 6, 12], [1, 2, 3, 4, 7])
+        >>> block_counts(12), block_counts(31)
+        ([1, 2, 3, 4, 6, 12], [1, 2, 3, 5, 8, 16, 31])
     """
-    divisors = [count for count in range(1, width + 1) if width % count == 0]
-    if len(divisors) > 4:
-        return divisors
-    tight = {math.ceil(width / math.ceil(width / count)) for count in range(1, width + 1)}
-    return sorted(tight)
+    tight = sorted({math.ceil(width / math.ceil(width / count)) for count in range(1, width + 1)})
+    divisors = [count for count in tight if width % count == 0]
+    kept = [1]
+    for count in tight[1:]:
+        above = divisors[bisect.bisect_left(divisors, count)]
+        if count == above or (count >= ratio * kept[-1] and count * ratio <= above):
+            kept.append(count)
+    return kept
 
 
 def check_range(family: str, option: str, value: object, highest: int, lowest: int = 1) -> int:
@@ -113,3 +156,20 @@ def check_range(family: str, option: str, value: object, highest: int, lowest: i
             f"sizes; got {value!r}."
         )
     return value  # type: ignore[return-value]
+
+
+def check_seed(family: str, seed: object) -> int:
+    """Check the option `seed`.
+
+    Raises:
+        ConfigError: it is no whole number of 0 or more (31 bits).
+
+    Example:
+        >>> check_seed("expander", 3)
+        3
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
+        raise ConfigError(
+            f"{family}: seed must be a whole number from 0 to {2**31 - 1}; got {seed!r}."
+        )
+    return seed

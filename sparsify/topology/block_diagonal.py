@@ -14,6 +14,7 @@ from .base import Topology, block_counts, check_range
 __all__ = ["BlockDiagonal"]
 
 _MOST_DOUBLED = 0.05
+_FINE = 1.1  # its only option has to fill every budget
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class BlockDiagonal(Topology):
     strided: bool = False
     stride: int | None = None
 
-    def branches(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
+    def cascades(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
         """One stage; uneven widths wrap and fold."""
         if not isinstance(self.strided, bool):
             raise ConfigError(
@@ -62,10 +63,11 @@ class BlockDiagonal(Topology):
 
     @classmethod
     def candidates(cls, in_features: int, out_features: int) -> Iterator[Topology]:
-        """Every number of blocks that cuts the narrower width well."""
+        """Every number of blocks that cuts one of the widths well."""
         narrow = min(in_features, out_features)
-        counts = {*block_counts(narrow), *block_counts(math.gcd(in_features, out_features))}
-        for blocks in sorted(counts):
+        widths = (in_features, out_features, math.gcd(in_features, out_features))
+        counts = {count for width in widths for count in block_counts(width, _FINE)}
+        for blocks in sorted(count for count in counts if count <= narrow):
             outputs, inputs = math.ceil(out_features / blocks), math.ceil(in_features / blocks)
             surplus = (blocks * outputs - out_features) * (blocks * inputs - in_features)
             # Where an input wraps and an output folds, two weights join the same pair of features.

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..errors import ConfigError
 from ..fabric import Branch, Stage
-from .base import Topology, block_counts, check_range
+from .base import Topology
+from .radices import as_tuple, one_of, splits
 
 __all__ = ["Butterfly"]
 
@@ -42,15 +42,12 @@ class Butterfly(Topology):
 
     def __post_init__(self) -> None:
         """Make the radices hashable."""
-        if self.radices is None:
-            return
-        if isinstance(self.radices, str) or not isinstance(self.radices, Sequence):
-            raise ConfigError(f"butterfly: radices must be a sequence; got {self.radices!r}.")
-        object.__setattr__(self, "radices", tuple(self.radices))
+        if self.radices is not None:
+            object.__setattr__(self, "radices", as_tuple(self.name, "radices", self.radices))
 
-    def branches(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
+    def cascades(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
         """One stage per radix, from the least significant digit up."""
-        radices = self._radices(min(in_features, out_features))
+        radices = one_of(self.name, self.radices, self.radix, min(in_features, out_features))
         inputs, outputs = list(radices), list(radices)
         if in_features > out_features:
             inputs[0] = math.ceil(in_features / math.prod(radices[1:]))
@@ -62,30 +59,6 @@ class Butterfly(Topology):
             stages.append(Stage(to_do, b, c, done))
         return (tuple(stages),)
 
-    def _radices(self, width: int) -> tuple[int, ...]:
-        if (self.radices is None) == (self.radix is None):
-            raise ConfigError("butterfly needs exactly one of radices= and radix=.")
-        if self.radices is None:
-            return self._equal_radices(width)
-        radices = tuple(self.radices)
-        for radix in radices:
-            check_range(self.name, "each of radices", radix, max(width, 2), lowest=min(width, 2))
-        before = math.prod(radices[:-1])
-        if not radices or not before * (radices[-1] - 1) < width <= before * radices[-1]:
-            raise ConfigError(
-                f"butterfly: the radices must multiply to {width} (the narrower width), or to the "
-                f"next number that the last radix can reach; {radices} multiply to "
-                f"{math.prod(radices)}."
-            )
-        return radices
-
-    def _equal_radices(self, width: int) -> tuple[int, ...]:
-        radix = check_range(self.name, "radix", self.radix, max(width, 2), lowest=2)
-        radices: list[int] = []
-        while (product := math.prod(radices)) < width:
-            radices.append(min(radix, math.ceil(width / product)))
-        return tuple(radices) or (1,)
-
     @classmethod
     def candidates(cls, in_features: int, out_features: int) -> Iterator[Topology]:
         """Equal radices that are powers of two, one stage, every good split into two or three."""
@@ -93,12 +66,5 @@ class Butterfly(Topology):
         powers = (2**exponent for exponent in range(1, 7) if 2**exponent < width)
         for radix in (*powers, max(width, 2)):
             yield cls(radix=radix)
-        for first in block_counts(width):
-            rest = math.ceil(width / first)
-            if first < 2 or rest < 2:
-                continue
-            yield cls(radices=(first, rest))
-            for second in block_counts(rest):
-                third = math.ceil(rest / second)
-                if second >= 2 and third >= 2:
-                    yield cls(radices=(first, second, third))
+        for radices in splits(width):
+            yield cls(radices=radices)

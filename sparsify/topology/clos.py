@@ -41,7 +41,7 @@ class Clos(Topology):
     middle: int
     egress: int | None = None
 
-    def branches(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
+    def cascades(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
         """Three stages: (switch, input) to (switch, link), a transposition, and back."""
         egress = self.ingress if self.egress is None else self.egress
         ingress = check_range(self.name, "ingress", self.ingress, in_features)

@@ -30,7 +30,7 @@ class LowRank(Topology):
     grows: ClassVar[str | None] = "rank"
     rank: int
 
-    def branches(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
+    def cascades(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
         """Two stages of one block each."""
         rank = check_range(self.name, "rank", self.rank, min(in_features, out_features))
         return ((Stage(1, rank, in_features, 1), Stage(1, out_features, rank, 1)),)

@@ -44,7 +44,7 @@ class Monarch(Topology):
     blocks_out: int | None = None
     links: int = 1
 
-    def branches(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
+    def cascades(self, in_features: int, out_features: int) -> tuple[Branch, ...]:
         """Two stages that share the hidden index (input block, link, output block)."""
         blocks_in, blocks_out = self._blocks()
         check_range(self.name, "blocks_in", blocks_in, in_features)

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparsify.errors import ConfigError
-from sparsify.fabric import Fabric, Shuffle, Stage, Step
+from sparsify.fabric import Fabric, GraphStage, Shuffle, Stage, Step, Weighted
+from sparsify.ops.kernels import KERNELS
+from sparsify.ops.kernels.base import Request
 from sparsify.topology import TOPOLOGIES, build
 
 Matrix = npt.NDArray[np.float64]
@@ -25,6 +27,9 @@ CORNERS = (1, 2, 3, 5, 7, 11, 13, 15, 16, 17, 24, 31, 32, 33, 47, 61, 63, 64, 65
 
 WIDEST = 256
 """Features of a hidden layer that a random fabric may have: larger ones only take time."""
+
+WORDS = ("adjacency", "dimensions", "circulant", "cayley", "ramanujan")
+"""What options that are text may be."""
 
 
 def sizes(count: int, seed: int, highest: int = 72) -> Iterator[tuple[int, int]]:
@@ -70,13 +75,19 @@ def random_options(family: str, rng: random.Random, highest: int) -> dict[str, A
         "int": lambda: rng.randint(1, max(2, highest // rng.choice((1, 1, 4, 8)))),
         "bool": lambda: rng.random() < 0.5,
         "Sequence[int]": lambda: tuple(rng.randint(2, 9) for _ in range(rng.randint(1, 4))),
-        "str": lambda: rng.choice(("a", "adjacency", "circulant")),
+        "str": lambda: rng.choice(("a", *WORDS)),
+        "seed": lambda: rng.randint(0, 2**64),
     }
     return {
-        field.name: draw[str(field.type).removesuffix(" | None")]()
+        field.name: draw[_kind(field)]()
         for field in dataclasses.fields(TOPOLOGIES[family])
         if field.default is dataclasses.MISSING or rng.random() < 0.5
     }
+
+
+def _kind(field: dataclasses.Field[Any]) -> str:
+    """The type of an option, and of a seed that it is one."""
+    return "seed" if field.name == "seed" else str(field.type).removesuffix(" | None")
 
 
 def random_factors(fabric: Fabric, seed: int = 0, dtype: Any = torch.float64) -> list[Tensor]:
@@ -112,8 +123,13 @@ def _step_matrix(step: Step, weights: Iterator[Tensor]) -> Matrix:
     if isinstance(step, Shuffle):
         return np.eye(step.size)[step.permutation()]
     weight = next(weights).detach().double().cpu().numpy()
-    taps = np.moveaxis(weight, (2, 3), (-2, -1))  # (a, d, *kernel, b, c)
     matrix = np.zeros((*step.kernel, step.out_features, step.in_features))
+    if isinstance(step, GraphStage):
+        for row, inputs in enumerate(step.neighbours().tolist()):
+            for edge, column in enumerate(inputs):
+                matrix[..., row, column] += weight[row, edge]
+        return matrix
+    taps = np.moveaxis(weight, (2, 3), (-2, -1))  # (a, d, *kernel, b, c)
     for outer, inner in itertools.product(range(step.a), range(step.d)):
         rows = slice(outer * step.b * step.d + inner, (outer + 1) * step.b * step.d, step.d)
         columns = slice(outer * step.c * step.d + inner, (outer + 1) * step.c * step.d, step.d)
@@ -122,7 +138,7 @@ def _step_matrix(step: Step, weights: Iterator[Tensor]) -> Matrix:
 
 
 @st.composite
-def any_fabrics(draw: st.DrawFn, kernels: bool = True) -> Fabric:
+def any_fabrics(draw: st.DrawFn, kernels: bool = True, graphs: bool = True) -> Fabric:
     """Any valid fabric: branches of random stages and shuffles whose ends wrap and fold."""
     small = st.integers(1, 4)
     inputs, outputs = draw(st.integers(1, 24)), draw(st.integers(1, 24))
@@ -132,15 +148,22 @@ def any_fabrics(draw: st.DrawFn, kernels: bool = True) -> Fabric:
         steps: list[Step] = []
         width = draw(st.integers(inputs, 2 * inputs - 1))
         for _ in range(draw(st.integers(0, 2))):
-            steps.append(_random_stage(draw, width, draw(small)))
+            if graphs and draw(st.booleans()):
+                steps.append(_random_graph(draw, width, 48))
+            else:
+                steps.append(_random_stage(draw, width, draw(small)))
             width = steps[-1].out_features
             if draw(st.booleans()):
                 steps.append(Shuffle(width, seed=draw(st.integers(0, 2**64))))
         last = draw(st.integers(outputs, 2 * outputs - 1))
         common = [n for n in range(1, min(width, last) + 1) if width % n == 0 and last % n == 0]
         split = draw(st.sampled_from(common))
-        steps.append(Stage(split, last // split, width // split, 1))
-        place = next(i for i, step in enumerate(steps) if isinstance(step, Stage))
+        if graphs and draw(st.booleans()):  # `split` inputs in each class
+            degree = width // split
+            steps.append(GraphStage("random", width, last, degree, seed=draw(st.integers(0, 9))))
+        else:
+            steps.append(Stage(split, last // split, width // split, 1))
+        place = next(i for i, step in enumerate(steps) if isinstance(step, Weighted))
         if kernel and draw(st.booleans()):
             steps[place] = dataclasses.replace(steps[place], kernel=kernel)
         branches.append(tuple(steps))
@@ -154,6 +177,16 @@ def _random_stage(draw: st.DrawFn, width: int, outputs: int) -> Stage:
     return Stage(outer, outputs, width // inner // outer, inner)
 
 
+def _random_graph(draw: st.DrawFn, width: int, widest: int) -> GraphStage:
+    """Of random matchings, or a hypercube where the width is a power of two."""
+    bits = width.bit_length() - 1
+    if bits and width == 2**bits and draw(st.booleans()):
+        return GraphStage("hypercube", width, width * draw(st.integers(1, 2)), bits)
+    size = draw(st.sampled_from([n for n in range(1, width + 1) if width % n == 0]))
+    outputs = size * draw(st.integers(1, max(1, widest // size)))
+    return GraphStage("random", width, outputs, width // size, seed=draw(st.integers(0, 2**64)))
+
+
 def all_options(family: str, highest: int) -> Iterator[dict[str, Any]]:
     """Every setting of a family's options up to a size; most of them are refused."""
     numbers = range(1, highest + 1)
@@ -163,12 +196,12 @@ def all_options(family: str, highest: int) -> Iterator[dict[str, Any]]:
         "Sequence[int]": [
             radices for length in (1, 2, 3) for radices in itertools.product(numbers, repeat=length)
         ],
-        "str": ["adjacency", "circulant", "dimensions"],
+        "str": [*WORDS],
+        "seed": [1],
     }
     fields = dataclasses.fields(TOPOLOGIES[family])
     choices = [
-        [_ABSENT] * (field.default is not dataclasses.MISSING)
-        + values[str(field.type).removesuffix(" | None")]
+        [_ABSENT] * (field.default is not dataclasses.MISSING) + values[_kind(field)]
         for field in fields
     ]
     for chosen in itertools.product(*choices):
@@ -187,6 +220,12 @@ def built(family: str, inputs: int, outputs: int, options: dict[str, Any]) -> Fa
         return None
 
 
+def is_served(kernel: str, fabric: Fabric, convolution: bool = False) -> bool:
+    """Whether a kernel of the operators takes a fabric, in double precision on the CPU."""
+    request = Request(fabric, "cpu", torch.float64, convolution)
+    return KERNELS[kernel]().unsupported(request) is None
+
+
 def jacobian(fabric: Fabric, factors: Sequence[Tensor]) -> Matrix:
     """Derivative of the flattened dense matrix by every weight, (out * in, parameters).
 
@@ -201,7 +240,7 @@ def jacobian(fabric: Fabric, factors: Sequence[Tensor]) -> Matrix:
             left = _wrap(branch[-1].out_features, fabric.out_features).T
             for after in reversed(steps[place + 1 :]):
                 left = left @ after
-            if isinstance(step, Stage):
+            if isinstance(step, Weighted):
                 rows, inner = np.nonzero(step.mask())
                 columns.append(np.einsum("op,pi->oip", left[:, rows], right[inner]))
             right = matrix @ right

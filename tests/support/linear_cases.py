@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from sparsify.fabric import Fabric, Shuffle, Stage
+from collections.abc import Iterable
+
+from sparsify.fabric import Fabric, GraphStage, Shuffle, Stage
+from sparsify.ops import kernel_names
+from tests.support.fabrics import is_served
 
 FABRICS = {
     "one number": Fabric(1, 1, ((Stage(1, 1, 1, 1),),)),
@@ -32,5 +36,24 @@ FABRICS = {
             ),
         ),
     ),
+    "graph": Fabric(18, 12, ((GraphStage("random", 18, 12, 3, seed=5),),)),
+    "graphs that wrap and fold": Fabric(
+        15,
+        29,
+        (
+            (GraphStage("hypercube", 16, 16, 4), GraphStage("random", 16, 32, 4, seed=1)),
+            (Shuffle(15, seed=2), Stage(3, 2, 5, 1), GraphStage("random", 6, 30, 2)),
+        ),
+    ),
     "wide": Fabric(80, 96, ((Stage(4, 24, 20, 1), Stage(1, 8, 8, 12)),)),
 }
+
+
+def served(names: Iterable[str] = FABRICS, convolution: bool = False) -> list[tuple[str, str]]:
+    """Pairs of a kernel and the name of a fabric that it takes."""
+    return [
+        (kernel, name)
+        for kernel in kernel_names()
+        for name in names
+        if is_served(kernel, FABRICS[name], convolution)
+    ]

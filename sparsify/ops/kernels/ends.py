@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ...fabric import Stage, Step
+from ...fabric import Stage
+from ..steps import PlainStep
 from .tape import Tape
 from .transpose import transpose_blocks
 
@@ -34,7 +35,7 @@ class Exit(NamedTuple):
     create: Callable[[], Tensor] | None = None
 
 
-def entry(tape: Tape, step: Step, features: int, outputs: bool, by_row: bool) -> Entry:
+def entry(tape: Tape, step: PlainStep, features: int, outputs: bool, by_row: bool) -> Entry:
     """Start a tape with the caller's tile, wrapped to the width of a step.
 
     Args:

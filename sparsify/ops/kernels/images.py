@@ -7,8 +7,8 @@ from itertools import groupby
 
 from torch import Tensor
 
-from ...fabric import Fabric, Stage, Step
-from ..steps import Gradients, fold, wrap
+from ...fabric import Fabric, Stage
+from ..steps import Gradients, PlainStep, fold, plain_branches, wrap
 from ..window import Window
 from .pieces import Mixing, Piece, Taps
 
@@ -72,7 +72,7 @@ def _pieces(
     weights = iter(factors)
     sums = iter(grads or [None] * len(factors))
     cut: list[list[Piece]] = []
-    for branch in fabric.branches:
+    for branch in plain_branches(fabric):
         pieces: list[Piece] = []
         for is_spatial, run in groupby(branch, _is_spatial):
             steps = tuple(run)
@@ -83,5 +83,5 @@ def _pieces(
     return cut
 
 
-def _is_spatial(step: Step) -> bool:
+def _is_spatial(step: PlainStep) -> bool:
     return isinstance(step, Stage) and bool(step.kernel)

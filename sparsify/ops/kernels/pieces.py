@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...fabric import Stage, Step
+from ...fabric import Stage
+from ..steps import PlainStep
 from ..window import Window, spatial, spatial_backward
 from .tiles import Tiles
 
@@ -28,7 +29,7 @@ class Piece(ABC):
         sums: where the gradient of each weight is added up, None where nobody asked for it.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[PlainStep, ...]
     factors: Sequence[Tensor]
     sums: Sequence[Tensor | None]
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ...fabric import Fabric
-from ..steps import Gradients
+from ...fabric import Fabric, GraphStage
+from ..steps import Gradients, plain_branches
 from ..window import Window
 from . import images
 from .base import Kernel, Request, unless_real
@@ -25,7 +25,9 @@ class Portable(Kernel):
     """Batched products over tiles."""
 
     def unsupported(self, request: Request) -> str | None:
-        """Support all real numbers."""
+        """Support all real numbers and Kronecker-sparse stages."""
+        if any(isinstance(stage, GraphStage) for stage in request.fabric.stages):
+            return "only Kronecker-sparse stages are supported, not graph stages"
         return unless_real(request)
 
     def forward(self, x: Tensor, factors: Sequence[Tensor], fabric: Fabric) -> Tensor:
@@ -72,7 +74,8 @@ class Portable(Kernel):
 
 
 def _tiles(fabric: Fabric, factors: Sequence[Tensor]) -> Tiles:
-    return Tiles(fabric.branches, fabric.in_features, fabric.out_features, factors, by_row=True)
+    branches = plain_branches(fabric)
+    return Tiles(branches, fabric.in_features, fabric.out_features, factors, by_row=True)
 
 
 def _runs(x: Tensor) -> Tensor:

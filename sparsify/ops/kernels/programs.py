@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ...fabric import Shuffle, Stage, Step
+from ...fabric import Shuffle, Stage
+from ..steps import PlainStep
 from .ends import Entry, Exit, entry, exit_columns, exit_rows
 from .tape import Play, Tape
 from .workspace import Workspace
@@ -33,7 +34,7 @@ class Layout(NamedTuple):
         by_row: whether the caller's tiles are (rows, features) rather than (features, rows).
     """
 
-    branches: tuple[tuple[Step, ...], ...]
+    branches: tuple[tuple[PlainStep, ...], ...]
     in_features: int
     out_features: int
     rows: int
@@ -52,7 +53,7 @@ class _Program:
         like, memory = self._like, self._memory
         return Tape(self._layout.rows, lambda size: memory.buffer(like, next(numbers), size))
 
-    def _ascend(self, tape: Tape, branch: Sequence[Step]) -> list[Tensor | None]:
+    def _ascend(self, tape: Tape, branch: Sequence[PlainStep]) -> list[Tensor | None]:
         """Apply steps that are not at the end of a branch; return the operand of each."""
         operands: list[Tensor | None] = []
         for place, step in enumerate(branch):
@@ -84,7 +85,7 @@ class Forward(_Program):
         super().__init__(layout, like, memory)
         self._tracks = [self._track(branch) for branch in layout.branches]
 
-    def _track(self, branch: Sequence[Step]) -> tuple[Tape, Entry, Exit]:
+    def _track(self, branch: Sequence[PlainStep]) -> tuple[Tape, Entry, Exit]:
         layout = self._layout
         tape = self._tape(cycle(TURNS))
         enter = entry(tape, branch[0], layout.in_features, False, layout.by_row)
@@ -147,7 +148,7 @@ class Backward(_Program):
         ]
 
     def _pair(
-        self, branch: Sequence[Step], asked: Sequence[bool]
+        self, branch: Sequence[PlainStep], asked: Sequence[bool]
     ) -> tuple[tuple[Tape, Entry] | None, tuple[Tape, Entry, Exit | None]]:
         """Write the tape that records values, unless nobody needs them, and the one back."""
         places = [place for place, need in enumerate(asked) if need]
@@ -164,7 +165,7 @@ class Backward(_Program):
 
     def _descend(
         self,
-        branch: Sequence[Step],
+        branch: Sequence[PlainStep],
         asked: Sequence[bool],
         operands: Sequence[Tensor | None],
         stop: int,

@@ -10,7 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ...fabric import Stage, Step
+from ...fabric import Stage
+from ..steps import PlainStep
 from .programs import Backward, Forward, Layout
 from .workspace import Workspace, workspace
 
@@ -21,7 +22,7 @@ LEAST_ROWS = 32
 # The matrix library likes multiples of 8; odd ones, as a power of two wears out few cache sets.
 GRANULE = 8
 
-Branches = tuple[tuple[Step, ...], ...]
+Branches = tuple[tuple[PlainStep, ...], ...]
 Item = TypeVar("Item")
 
 
