@@ -9,8 +9,8 @@ So that we do not fool ourselves, the groups of fabrics were split beforehand: t
 default score was chosen on some of them only, and the held-out ones were looked at once.
 
 Run it:  python examples/05_does_the_score_predict.py [--quick] [--out FOLDER] [--report]
-         (DURATION on one core; what is trained already is not trained again.
-         --quick: a few small groups in seconds; --report: only tables and picture)
+         (50 minutes on one core; with --out, what is trained already is not trained again.
+         --quick: one small group in seconds; --report: only tables and picture)
 Needs:   pip install "sparsify-fabric[dev]"  (scipy, scikit-learn, matplotlib)
 """
 

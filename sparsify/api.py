@@ -250,14 +250,15 @@ def _planned(model: nn.Module, example_inputs: Any, choices: _Choices) -> Progra
     for rule in choices.rules:
         if not isinstance(rule, Rule):
             raise ConfigError(f"rules must be a list of Rule; got {rule!r} in it.")
+    program = _analysed(model, example_inputs)
     settings = {**choices._asdict(), "budget": as_budget(choices.budget)}
-    assign = AssignPlan(**settings, latency=_latency(choices))
+    assign = AssignPlan(**settings, latency=_latency(choices, program))
     asked = (*choices.include, *(rule.pattern for rule in choices.rules if not rule.keep))
     keep = KeepDefaults(asked=frozenset(name for name in asked if isinstance(name, str)))
-    return run_passes(_analysed(model, example_inputs), (keep, assign))
+    return run_passes(program, (keep, assign))
 
 
-def _latency(choices: _Choices) -> LatencyModel | None:
+def _latency(choices: _Choices, program: Program) -> LatencyModel | None:
     """This machine's latency model, where somebody asks for seconds."""
     least = choices.min_speedup
     if least is not None and not (isinstance(least, (int, float)) and 0 < least < math.inf):
@@ -266,6 +267,11 @@ def _latency(choices: _Choices) -> LatencyModel | None:
     in_seconds = any(isinstance(b, Budget) and b.latency_s is not None for b in budgets)
     if least is None and not in_seconds:
         return None
+    if not program.recorded:
+        raise ConfigError(
+            "How many seconds a layer takes depends on its input: give example_inputs for a "
+            "budget of latency_s or for min_speedup."
+        )
     from .bench import latency_model
 
     return latency_model()

@@ -126,6 +126,54 @@ API: dict[str, tuple[Callable[[Place], Any], type[sp.SparsifyError], str]] = {
         sp.ConfigError,
         "in_features must be a whole number of 1 or more",
     ),
+    "radices that do not multiply": (
+        lambda _: sp.fabric("butterfly", 64, 64, radices=(4, 5)),
+        sp.ConfigError,
+        "(4, 5) multiply to 20",
+    ),
+    "degree of more than all": (
+        lambda _: sp.fabric("random_regular", 8, 8, degree=9),
+        sp.ConfigError,
+        "degree must be a whole number from 1 to 8",
+    ),
+    "degree that leaves inputs unread": (
+        lambda _: sp.fabric("expander", 64, 16, degree=2),
+        sp.ConfigError,
+        "got 2",
+    ),
+    "sizes without a Cayley graph": (
+        lambda _: sp.fabric("expander", 60, 60, degree=4, kind="cayley"),
+        sp.ConfigError,
+        "60",
+    ),
+    "grid of other sizes": (
+        lambda _: sp.fabric("torus", 64, 64, dims=(8, 9)),
+        sp.ConfigError,
+        "72",
+    ),
+    "kind of an expander": (
+        lambda _: sp.fabric("expander", 64, 64, degree=4, kind="ramanjan"),
+        sp.ConfigError,
+        "Did you mean 'ramanujan'",
+    ),
+    "a class that is no topology": (
+        sparsify(topology=dict),
+        sp.ConfigError,
+        "must be a subclass of sparsify.topology.Topology",
+    ),
+    "score": (sparsify(score="isometri"), sp.ConfigError, "Did you mean 'isometry'"),
+    "score and plan": (
+        lambda p: sp.sparsify(p.model, plan=sp.plan(p.model), score="isometry"),
+        sp.ConfigError,
+        "score= cannot go with it",
+    ),
+    "seconds without inputs": (
+        lambda p: sp.plan(p.model, budget=sp.Budget(latency_s=1)),
+        sp.ConfigError,
+        "give example_inputs",
+    ),
+    "seconds below 0": (lambda _: sp.Budget(latency_s=-1), sp.ConfigError, "seconds above 0"),
+    "speed-up of 0": (sparsify(min_speedup=0), sp.ConfigError, "min_speedup must be"),
     "both forms of a fabric": (
         lambda _: sp.fabric("low_rank", 8, 8, rank=2, budget=0.5),
         sp.ConfigError,
@@ -451,6 +499,11 @@ CLI: dict[str, tuple[Callable[[Place], list[str]], int, str]] = {
     "inspect a bad plan": (lambda p: ["inspect", p.file("p.json", "{}")], 4, "no plan"),
     "half a size": (lambda _: ["list", "--in", "8"], 2, "go together"),
     "no size": (lambda _: ["list", "--in", "0", "--out", "8"], 2, "1 or more"),
+    "score of a plan": (plan("--score", "isometri"), 2, "Did you mean 'isometry'"),
+    "budget of another name": (plan("--budget", "seconds=1"), 2, "got 'seconds'"),
+    "speed-up as text": (plan("--min-speedup", "fast"), 2, "min-speedup"),
+    "report where nobody may": (plan("--report", "no/such/page.html"), 6, "does not exist"),
+    "bench of nothing": (lambda _: ["bench"], 2, "--calibrate"),
     "log file below nothing": (plan("--log-file", "no/such/log"), 6, "Cannot write"),
 }
 

@@ -49,7 +49,7 @@ REGIMES = [
     (1024, 1024, 0.0625, "monarch"),
     (4096, 4096, 0.1, "monarch"),
     (768, 3072, 0.1, "monarch"),
-    (3072, 768, 0.1, "monarch"),
+    (3072, 768, 0.1, "clos"),
     (64, 64, 0.25, "monarch"),
     (64, 64, 0.1, "block_diagonal"),
     (127, 127, 0.1, "block_diagonal"),

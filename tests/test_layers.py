@@ -45,6 +45,7 @@ FLOORS = {
     "sparsify.match": 0,
     "sparsify.config": 0,
     "sparsify.files": 0,
+    "sparsify.quiet": 0,
     "sparsify.version": 0,
 }
 

@@ -32,7 +32,6 @@ def test_plan_covers_the_model(name: str) -> None:
     assert plan.flop_share >= 0.90, str(plan)
     assert 0.2 < plan.density <= 0.25
     assert all(site.reason for site in plan.sites if site.decision == "keep")
-    assert all(site.parameters <= 0.25 * site.dense_parameters for site in plan.replaced)
 
 
 @pytest.mark.parametrize("name", ["BERT", "ConvNeXt", "MLP-Mixer"])

@@ -115,9 +115,17 @@ def _conv(rank: int, kernel: Any, geometry: dict[str, Any], number: int) -> Fabr
         "low_rank": {"rank": 3},
         "clos": {"ingress": 2, "middle": 3},
         "butterfly": {"radix": 2},
+        "parallel_butterfly": {"branches": 2, "radix": 2},
+        "hypercube": {"stages": "adjacency"},
+        "torus": {"dims": (2, 2)},
+        "random_regular": {"degree": 2, "seed": 1},
+        "expander": {"degree": 2, "stages": 2},
+        "radix_net": {"radices": (2, 2)},
     }
     sizes = (8, 4) if number % 3 else (4, 8)
     fabric = sp.fabric(family, *sizes, **options.get(family, {"blocks": 2}))
+    if groups > 1 and not fabric.repeats:
+        fabric = sp.fabric("monarch", *sizes, blocks=2)
     layer = CLASSES[rank](fabric.repeat(groups), kernel, dtype=torch.float64, **geometry)
     _fill(layer, number)
     return layer
@@ -181,9 +189,18 @@ def test_one_tap_is_a_linear_layer_per_position(rank: int, stride: int) -> None:
     assert layer.weight.shape == (20, 12, *[1] * rank)
 
 
+def test_graphs_take_no_groups() -> None:
+    fabric = sp.fabric("random_regular", 8, 8, degree=2)
+    with pytest.raises(sp.ConfigError, match="mixes the 2 groups"):
+        sp.nn.FabricConv2d(fabric, 3, groups=2)
+
+
 def _layers() -> dict[str, FabricLayer]:
     fabric = sp.fabric("clos", 12, 8, ingress=2, middle=3)
+    graphs = sp.fabric("random_regular", 12, 8, degree=4, stages=3)
     return {
+        "graphs": sp.nn.FabricLinear(graphs),
+        "conv2d of graphs": sp.nn.FabricConv2d(graphs, 3, padding=1),
         "linear": sp.nn.FabricLinear(fabric),
         "linear without bias": sp.nn.FabricLinear(fabric, bias=False),
         "transposed": sp.nn.FabricTransposedLinear(fabric),

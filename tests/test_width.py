@@ -11,7 +11,6 @@ import pytest
 
 from sparsify.fabric import Fabric, GraphStage, Shuffle, Stage
 from sparsify.select.digits import link
-from sparsify.select.rating import UNIFORMITY_WEIGHT, WIDTH_WEIGHT, default_score
 from sparsify.select.score.effective_width import (
     _measured,
     effective_width,
@@ -253,12 +252,3 @@ def test_large_sizes_have_the_widths_of_theory(size: int) -> None:
     clos = Clos(ingress=root, middle=root).build(size, size)
     assert fast_widths(square) == pytest.approx((size / 3, 1.0), rel=0.02)
     assert fast_widths(clos) == pytest.approx((size / 4, 1.0), rel=0.03)
-
-
-def test_the_default_score_weighs_both() -> None:
-    fabric = BlockDiagonal(8).build(64, 64)
-    strided = BlockDiagonal(8, strided=True).build(64, 64)
-    width, uniformity = fast_widths(fabric)
-    expected = WIDTH_WEIGHT * np.log(width) + UNIFORMITY_WEIGHT * np.log(uniformity)
-    assert default_score(fabric) == pytest.approx(expected)
-    assert default_score(fabric, strided) > default_score(fabric)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sparsify.fabric import Branch, Fabric, GraphStage, Shuffle, Stage
 from sparsify.select.strides import follower
@@ -93,7 +93,7 @@ def _torus(n: int, stages: int, *dims: int) -> Fabric:
     return _graphs(n, stages, "torus", degree, dims)
 
 
-_MAKERS = {
+_MAKERS: dict[str, Callable[..., Fabric]] = {
     "blocks": _blocks,
     "blocks, aligned": _blocks,
     "blocks, shuffled": _shuffled,
@@ -113,7 +113,7 @@ _MAKERS = {
     "radix net": _radix_net,
 }
 
-_SETTINGS = {
+_SETTINGS: dict[tuple[int, int], dict[str, list[tuple[int, ...]]]] = {
     (64, 384): {
         "blocks": [(11,)],
         "blocks, aligned": [(11,)],

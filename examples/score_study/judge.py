@@ -24,7 +24,8 @@ def noise(lines: Sequence[dict[str, Any]]) -> float:
 
 
 def _at_best_rate(line: dict[str, Any]) -> list[float]:
-    return list(min(line["losses"], key=np.mean))
+    best: list[float] = min(line["losses"], key=sum)
+    return best
 
 
 def agreement(scores: Sequence[float], losses: Sequence[float]) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
 from .catalogue import catalogue
 from .judge import agreement, final_loss, noise, regret
@@ -143,15 +144,19 @@ def picture(found: Sequence[Result], path: Path) -> None:
         axis.set_visible(False)
     for axis, r in zip(axes.flat, found, strict=False):
         colour = "tab:orange" if r.group.held_out else "tab:blue"
-        axis.scatter(r.scores["default"], r.losses, s=14, color=colour, alpha=0.8, linewidths=0)
+        axis.scatter(
+            rankdata(r.scores["default"]), r.losses, s=14, color=colour, alpha=0.8, linewidths=0
+        )
         axis.set_title(f"{r.group}: {r.agreement('default'):.2f}", fontsize=9)
         axis.tick_params(labelsize=7)
         axis.margins(0.08)
-    figure.supxlabel("default score (no data, no training)", fontsize=9)
+    figure.supxlabel(
+        "place by the default score, best at the right (no data, no training)", fontsize=9
+    )
     figure.supylabel("test loss after training", fontsize=9)
     figure.suptitle(
-        "One dot per fabric, equal parameters in a panel; rank correlation of score and -loss "
-        "in the title.\nBlue: groups that the formula was chosen on. Orange: held out.",
+        "One dot per fabric, all of a panel with as many weights; in the title, rank correlation "
+        "of score and -loss.\nBlue: groups that the formula was chosen on. Orange: held out.",
         fontsize=9,
     )
     figure.savefig(path, dpi=110)

@@ -60,6 +60,7 @@ GROUPS = (
     Group("bytes", 64, 768, held_out=False),
     Group("bytes", 64, 1536, held_out=True),
     Group("teacher", 256, 8192, held_out=True),
+    Group("bytes", 256, 8192, held_out=True),
 )
 """Split before anything was trained: selection groups choose the formula, the others judge it."""
 

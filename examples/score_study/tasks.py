@@ -20,7 +20,10 @@ __all__ = ["TASKS", "Batch", "Task"]
 Batch = tuple[Tensor, Tensor]
 """Inputs (seeds, rows, ...) and targets (seeds, rows, ...)."""
 
-Data = Callable[[int, tuple[int, ...], int], tuple[Callable[[int], Batch], Batch]]
+Batches = Callable[[int], Batch]
+"""Gives the batch of a step."""
+
+Data = Callable[[int, tuple[int, ...], int], tuple[Batches, Batch]]
 
 CONTEXT = 8
 """Bytes that a network reads before it foretells the next one."""
@@ -110,14 +113,15 @@ def _bytes_net(layers: list[nn.Module], width: int) -> nn.Sequential:
 def _teacher(outputs: int) -> Data:
     """Fresh normal inputs; targets from a random dense network, one per seed."""
 
-    def data(width: int, seeds: tuple[int, ...], rows: int):
+    def data(width: int, seeds: tuple[int, ...], rows: int) -> tuple[Batches, Batch]:
         random = [torch.Generator().manual_seed(7000 + seed) for seed in seeds]
         first = torch.stack([torch.randn(width, width, generator=r) for r in random])
         last = torch.stack([torch.randn(width, outputs, generator=r) for r in random])
 
         def answer(x: Tensor) -> Tensor:
             hidden = torch.relu(x @ first / width**0.5) - 0.4
-            return hidden @ last / (0.584 * width**0.5)
+            targets: Tensor = hidden @ last / (0.584 * width**0.5)
+            return targets
 
         def batch(step: int, count: int = rows) -> Batch:
             sources = [torch.Generator().manual_seed(step * 1009 + seed) for seed in seeds]
@@ -129,7 +133,7 @@ def _teacher(outputs: int) -> Data:
     return data
 
 
-def _drawn(inputs: Tensor, targets: Tensor, seeds: tuple[int, ...], rows: int):
+def _drawn(inputs: Tensor, targets: Tensor, seeds: tuple[int, ...], rows: int) -> Batches:
     """Mini-batches of rows drawn at random, for each seed its own."""
 
     def batch(step: int) -> Batch:
@@ -140,7 +144,13 @@ def _drawn(inputs: Tensor, targets: Tensor, seeds: tuple[int, ...], rows: int):
     return batch
 
 
-def _digits(width: int, seeds: tuple[int, ...], rows: int):
+def _for_all(seeds: tuple[int, ...], inputs: Tensor, targets: Tensor) -> Batch:
+    """The same test data for every seed."""
+    count = len(seeds)
+    return inputs.expand(count, *inputs.shape), targets.expand(count, *targets.shape)
+
+
+def _digits(width: int, seeds: tuple[int, ...], rows: int) -> tuple[Batches, Batch]:
     from sklearn.datasets import load_digits
 
     images, digits = (torch.as_tensor(array) for array in load_digits(return_X_y=True))
@@ -148,7 +158,7 @@ def _digits(width: int, seeds: tuple[int, ...], rows: int):
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     train, test = order[:600], order[600:]
     batch = _drawn(images[train], digits[train], seeds, rows)
-    return batch, tuple(a[test].expand(len(seeds), *a[test].shape) for a in (images, digits))
+    return batch, _for_all(seeds, images[test], digits[test])
 
 
 @lru_cache
@@ -167,10 +177,10 @@ def _sources() -> tuple[Batch, Batch]:
     return (train[:, :-1], train[:, -1]), (test[picks, :-1], test[picks, -1])
 
 
-def _bytes(width: int, seeds: tuple[int, ...], rows: int):
+def _bytes(width: int, seeds: tuple[int, ...], rows: int) -> tuple[Batches, Batch]:
     train, test = _sources()
     batch = _drawn(*train, seeds, rows)
-    return batch, tuple(part.expand(len(seeds), *part.shape) for part in test)
+    return batch, _for_all(seeds, *test)
 
 
 FIVE = (0, 1, 2, 3, 4)

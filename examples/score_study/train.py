@@ -3,7 +3,7 @@
 Networks of this size spend their time on overhead. So the parameters of all replicas lie in one
 matrix (replica, parameter), a step of AdamW is a few operations on it, and the sparse stages are
 scattered into small dense matrices for a batched product. `one_by_one` does the same with the
-layers and optimisers that users have; the two agree (see lesson 5, `--check`).
+layers and optimisers that users have; lesson 5 begins by showing that the two agree.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def _shares(net: nn.Module) -> tuple[Tensor, Tensor]:
         for parameter in group["params"]
     }
     pairs = [torch.tensor(of[id(p)]).expand(p.numel(), 2) for p in net.parameters()]
-    return torch.cat(pairs).T.contiguous().unbind(0)
+    share, decay = torch.cat(pairs).T.contiguous()
+    return share, decay
 
 
 def _adamw(
@@ -165,6 +166,7 @@ def _scatters(branch: Branch, fabric: Fabric) -> Iterator[_Scatter]:
         if place == weighted[-1]:
             order = np.arange(outputs)
             for shuffle in branch[place + 1 :]:
+                assert isinstance(shuffle, Shuffle)
                 order = order[shuffle.permutation()]
             rows, outputs = np.argsort(order)[rows] % fabric.out_features, fabric.out_features
         yield torch.from_numpy(columns * outputs + rows), width, outputs

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..quiet import load_scipy
 from ..select.terms import Terms
 
 __all__ = ["fit"]
@@ -28,6 +29,7 @@ def fit(terms: Sequence[Terms], times: Sequence[float]) -> tuple[float, ...]:
         >>> [round(cost, 6) for cost in fit([(1, 2), (1, 4), (1, 8)], [7.0, 11.0, 19.0])]
         [3.0, 2.0]
     """
+    load_scipy()
     from scipy.optimize import nnls
 
     counts = np.asarray(terms, float)

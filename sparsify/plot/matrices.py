@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..fabric import Fabric, GraphStage, Shuffle, Stage, Step
+from ..quiet import load_scipy
 
 __all__ = ["MOST", "Matrix", "mask_of", "paths_of"]
 
@@ -119,6 +120,7 @@ def _follow(flow: Values, step: Step) -> Values:
 
 
 def _sparse_product(step: GraphStage, flow: Values) -> Values:
+    load_scipy()
     from scipy.sparse import csr_array
 
     rows = np.arange(0, step.out_features * step.degree + 1, step.degree)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..fabric import Fabric, GraphStage, Shuffle, Stage, Step
+from ..quiet import load_scipy
 
 __all__ = ["backward", "folded", "forward", "sparse_mask", "step_backward", "step_forward"]
 
@@ -72,6 +73,7 @@ def step_backward(step: Step, values: Matrix) -> Matrix:
 @lru_cache(maxsize=16)
 def sparse_mask(step: Step) -> Any:
     """The 0/1 support of a step as a scipy.sparse matrix (out, in)."""
+    load_scipy()
     from scipy import sparse
 
     if isinstance(step, Stage):

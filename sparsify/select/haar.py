@@ -6,12 +6,13 @@ large blocks, and the counts that need a graph by closed forms.
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import lru_cache
 
 import numpy as np
 
-from ..fabric import Branch, Fabric, Shuffle, Stage
+from ..fabric import Branch, Fabric, Stage
 from .score.cells import cells_of
 from .score.reconstruction import law, reconstruction_haar
 
@@ -90,7 +91,7 @@ def _by_law(fabric: Fabric) -> float:
     """The law of the score, with dimension and connected pairs in closed form."""
     (branch,) = fabric.branches
     stages = [step for step in branch if isinstance(step, Stage)]
-    inner = zip(stages[:-1], stages[1:], strict=True)
+    inner = itertools.pairwise(stages)
     gauge = sum(_interchangeable(before, after) for before, after in inner)
     reached = min(1.0, math.prod(stage.c for stage in stages) / fabric.in_features)
     return law(fabric, reached, max(1, fabric.parameters - gauge))

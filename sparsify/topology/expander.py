@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..errors import ConfigError
+from ..errors import ConfigError, nearest
 from ..fabric import Branch, GraphStage, Weighted
 from ..steps.graphs.numbers import is_prime
 from .base import Topology, check_range, check_seed
@@ -88,7 +88,10 @@ class Expander(Topology):
     def _cayley(self, in_features: int, out_features: int) -> Iterator[GraphStage]:
         """Stages of kind circulant or cayley."""
         if self.kind not in _KINDS:
-            raise ConfigError(f"expander: kind must be one of {_KINDS}; got {self.kind!r}.")
+            raise ConfigError(
+                f"expander: kind must be one of {_KINDS}; got {self.kind!r}."
+                f"{nearest(str(self.kind), _KINDS)}"
+            )
         nodes = min(in_features, out_features)
         if self.kind == "circulant":
             nodes = node_sizes(in_features, out_features)

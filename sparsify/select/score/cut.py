@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...fabric import Fabric
+from ...quiet import load_scipy
 from .layered import LayeredGraph, layered
 
 __all__ = ["cut_bandwidth"]
@@ -113,6 +114,7 @@ class _Network:
 
     def flow(self, sources: npt.NDArray[np.bool_], sinks: npt.NDArray[np.bool_]) -> int:
         """Most units from the source inputs to the sink outputs."""
+        load_scipy()
         from scipy.sparse import csr_array
         from scipy.sparse.csgraph import maximum_flow
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...fabric import Branch, Fabric, Shuffle, Stage, Weighted
+from ...quiet import load_scipy
 from ...steps.scramble import PRIME
 
 __all__ = ["local_dimension"]
@@ -56,6 +57,7 @@ class _Sets:
     @staticmethod
     def of(reads: Indices, classes: Indices, members: Indices) -> _Sets:
         """From the features that each class reads, several of which may be one member."""
+        load_scipy()
         from scipy.sparse import csr_array
 
         named = members[reads]
@@ -78,6 +80,7 @@ class _Sets:
         Sets of one size lie within each other where they are equal, and classes differ. So only
         those that a wrap made smaller are compared.
         """
+        load_scipy()
         from scipy.sparse import csr_array
 
         sizes = self.sizes()
@@ -118,6 +121,7 @@ def _of_cascade(fabric: Fabric, branch: Branch) -> int:
 
 def _idle(classes: Indices, before: _Sets, behind: _Sets, taps: int) -> int:
     """Weights and moves at an interface that do nothing for the matrix."""
+    load_scipy()
     from scipy.sparse import csr_array
 
     ones = np.ones(len(classes))

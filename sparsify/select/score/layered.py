@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...fabric import Branch, Fabric, Shuffle, Stage, Weighted
+from ...quiet import load_scipy
 
 __all__ = ["LayeredGraph", "blocks_of", "layered", "links"]
 
@@ -82,6 +83,7 @@ class LayeredGraph:
         The inputs and outputs joined by the fabric's paths are connected exactly then, as no
         feature of a fabric is a dead end.
         """
+        load_scipy()
         from scipy.sparse import block_array
         from scipy.sparse.csgraph import connected_components
 
@@ -101,6 +103,7 @@ def layered(fabric: Fabric) -> LayeredGraph:
         >>> graph.nodes, graph.reads.shape, graph.is_connected
         (6, (1, 6), True)
     """
+    load_scipy()
     from scipy.sparse import csr_array
 
     nodes = fabric.in_features + fabric.out_features

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...fabric import Fabric, Shuffle, Stage, Weighted
+from ...quiet import load_scipy
 
 __all__ = ["generic_rank"]
 
@@ -75,6 +76,7 @@ def _blocks(a: int, c: int, d: int) -> Indices:
 
 
 def _maximum_flow(tails: Indices, heads: Indices) -> int:
+    load_scipy()
     from scipy.sparse import csr_array, csr_matrix
     from scipy.sparse.csgraph import maximum_flow
 

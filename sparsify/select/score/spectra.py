@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...fabric import Fabric
+from ...quiet import load_scipy
 from .layered import LayeredGraph, layered
 
 __all__ = ["algebraic_connectivity", "laplacian_connectivity", "spectral_gap"]
@@ -79,6 +80,7 @@ def _second_dense(paths: npt.NDArray[np.int64]) -> float:
 
 def _second_lanczos(graph: LayeredGraph) -> float:
     """The second singular value; the first is 1, with the roots of the sums as vector."""
+    load_scipy()
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     rows = graph.paths(np.ones(graph.inputs))
@@ -139,6 +141,7 @@ def laplacian_connectivity(adjacency: npt.NDArray[Any]) -> float:
 
 
 def _fiedler(graph: LayeredGraph) -> float:
+    load_scipy()
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
     degrees = graph.forward(np.ones(graph.nodes)) + graph.backward(np.ones(graph.nodes))
@@ -172,6 +175,7 @@ def _fiedler_inverted(
     graph: LayeredGraph, degrees: npt.NDArray[np.float64], start: npt.NDArray[np.float64]
 ) -> float:
     """By Lanczos on the inverse, from a sparse factorisation of the Laplacian."""
+    load_scipy()
     from scipy.sparse import csc_array, diags_array
     from scipy.sparse.linalg import eigsh
 
