@@ -28,7 +28,7 @@ def _shares(text: str) -> list[float]:
 def test_all_lessons_are_here() -> None:
     lessons = [path.name[:2] for path in sorted(EXAMPLES.glob("[0-9]*.py"))]
     assert lessons == sorted(set(lessons))
-    assert {"01", "02", "03", "04", "06"} <= set(lessons)
+    assert {"01", "02", "03", "04", "05", "06"} <= set(lessons)
 
 
 def test_quickstart(tmp_path: Path) -> None:
@@ -51,6 +51,13 @@ def test_train_char_lm(tmp_path: Path) -> None:
     bits = [float(line.split()[-4]) for line in text.splitlines() if "bits per byte" in line]
     _, one_rate, grouped = bits
     assert grouped < one_rate - 0.25
+
+
+def test_does_the_score_predict(tmp_path: Path) -> None:
+    text = _output("05_does_the_score_predict.py", tmp_path, "--quick")
+    bulk, single = (float(part.split()[-1]) for part in text.splitlines()[0].split(";"))
+    assert abs(bulk - single) < 1e-4
+    assert "| **default** |" in text
 
 
 def test_deploy_onnx(tmp_path: Path) -> None:

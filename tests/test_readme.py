@@ -36,7 +36,7 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     namespace: dict[str, object] = {"__name__": "readme"}
     for line, block in _blocks("python"):
         code = "\n" * (line - 1) + block  # so that a traceback shows the README's line
-        exec(compile(code, str(ROOT / "README.md"), "exec"), namespace)
+        exec(compile(code, str(ROOT / "README.md"), "exec", dont_inherit=True), namespace)
 
 
 @pytest.mark.parametrize("verb", _verbs())
