@@ -145,7 +145,9 @@ def test_a_rule_sets_the_family_within_the_common_budget() -> None:
     plan = sp.plan(_model(), _X, budget=0.3, rules=[Rule("*.up", topology="low_rank")])
     families = {s.name: s.fabric.family.partition("(")[0] for s in plan.replaced if s.fabric}
     assert {families[f"{block}.up"] for block in range(3)} == {"low_rank"}
-    assert "low_rank" not in {family for name, family in families.items() if not name.endswith("up")}
+    assert "low_rank" not in {
+        family for name, family in families.items() if not name.endswith("up")
+    }
     assert plan.density <= 0.3
 
 
