@@ -16,7 +16,7 @@ from ..select.assign import Demand, assign
 from ..select.candidates import AUTO, check_topology
 from ..select.choose import Choice
 from ..select.criterion import DEFAULT, Criterion
-from ..select.ladder import Terms, for_site
+from ..select.ladder import Conditions, for_site
 from ..topology import Family, build
 from .base import Pass, PassError, PassResult, Program
 
@@ -66,12 +66,12 @@ class AssignPlan(Pass):
         self._check(program, modules)
         decided = {site.name: self._decide(site, modules.get(site.name)) for site in program.sites}
         levels = _levels(program)
-        for terms, names in self._shares(decided, modules):
+        for conditions, names in self._shares(decided, modules):
             demands = [
                 Demand(decided[name], self._family(decided[name], modules), levels.get(name, 0))
                 for name in names
             ]
-            for demand, answer in zip(demands, assign(demands, terms), strict=True):
+            for demand, answer in zip(demands, assign(demands, conditions), strict=True):
                 rule = self._rule(demand.site, modules.get(demand.site.name))
                 decided[demand.site.name] = _answered(demand.site, answer, rule)
         plan = Plan(tuple(decided.values()), self.budget)
@@ -86,9 +86,9 @@ class AssignPlan(Pass):
             for site in after.sites
             if site.fabric is not None and not self._has_options(site, modules)
         }
-        for terms, names in self._shares(shared, modules, is_planned=True):
+        for conditions, names in self._shares(shared, modules, is_planned=True):
             sites = [shared[name] for name in names]
-            budget = terms.budget
+            budget = conditions.budget
             shares = [
                 (budget.parameters, [(s.parameters, s.dense_parameters) for s in sites]),
                 (budget.flops, [(s.flops, s.dense_flops) for s in sites]),
@@ -139,16 +139,18 @@ class AssignPlan(Pass):
 
     def _shares(
         self, sites: dict[str, Site], modules: dict[str, nn.Module], is_planned: bool = False
-    ) -> list[tuple[Terms, list[str]]]:
+    ) -> list[tuple[Conditions, list[str]]]:
         """The sites that share each budget: the global one, and that of each rule that has one."""
-        shares: dict[int, tuple[Terms, list[str]]] = {}
+        shares: dict[int, tuple[Conditions, list[str]]] = {}
         for name, site in sites.items():
             if site.decision == "keep" or (site.fabric is not None) != is_planned:
                 continue
             rule = self._rule(site, modules.get(name))
             own = None if rule is None or rule.budget is None else as_budget(rule.budget)
-            terms = Terms(own or self.budget, Criterion(self.score), self.min_speedup, self.latency)
-            shares.setdefault(id(rule) if own else 0, (terms, []))[1].append(name)
+            conditions = Conditions(
+                own or self.budget, Criterion(self.score), self.min_speedup, self.latency
+            )
+            shares.setdefault(id(rule) if own else 0, (conditions, []))[1].append(name)
         return list(shares.values())
 
 

@@ -17,7 +17,7 @@ from sparsify.fabric import Fabric
 from sparsify.plan import Plan, Site
 from sparsify.select.assign import Demand, assign
 from sparsify.select.criterion import Criterion
-from sparsify.select.ladder import Terms
+from sparsify.select.ladder import Conditions
 
 
 class Clock:
@@ -71,7 +71,7 @@ def _demands(count: int, seed: int) -> list[Demand]:
 
 def _total(demands: list[Demand], budget: float) -> tuple[int, int]:
     """Weights kept, and dense ones, of the layers that got a fabric."""
-    answers = assign(demands, Terms(Budget(parameters=budget), Criterion()))
+    answers = assign(demands, Conditions(Budget(parameters=budget), Criterion()))
     pairs = [
         (d.site, a.fabric) for d, a in zip(demands, answers, strict=True) if not isinstance(a, str)
     ]
@@ -156,8 +156,8 @@ def test_a_rule_sets_the_family_within_the_common_budget() -> None:
 
 def _timed(budget: Budget, clock: Clock, **more: Any) -> list[Any]:
     demands = _demands(12, 3)
-    terms = Terms(budget, Criterion(), latency=clock, **more)  # type: ignore[arg-type]
-    answers = assign(demands, terms)
+    conditions = Conditions(budget, Criterion(), latency=clock, **more)  # type: ignore[arg-type]
+    answers = assign(demands, conditions)
     return [
         (d.site, None if isinstance(a, str) else a.fabric, a if isinstance(a, str) else a.reason)
         for d, a in zip(demands, answers, strict=True)

@@ -11,7 +11,7 @@ from ..topology import Family
 from .allocate import Option, allocate
 from .candidates import AUTO, family_text
 from .choose import Choice
-from .ladder import Ladder, Rung, Terms, for_site
+from .ladder import Ladder, Rung, Conditions, for_site
 from .strides import alternated
 
 __all__ = ["Demand", "assign"]
@@ -52,12 +52,12 @@ class _Unit:
         return Option(shares, rung.value * len(self.places))
 
 
-def assign(demands: Sequence[Demand], terms: Terms) -> list[Choice | str]:
+def assign(demands: Sequence[Demand], conditions: Conditions) -> list[Choice | str]:
     """Choose for all layers together.
 
     Args:
         demands: the layers.
-        terms: budget and criterion.
+        conditions: budget and criterion.
 
     Returns:
         Per layer its choice, with the fabric of the whole layer, stride and kernel in place; or the
@@ -68,36 +68,36 @@ def assign(demands: Sequence[Demand], terms: Terms) -> list[Choice | str]:
         ConfigError: a limit depends on inputs that are not known.
     """
     for demand in demands:
-        _check(demand.site, terms)
+        _check(demand.site, conditions)
     ladders: dict[Hashable, Ladder] = {}
     units: dict[Hashable, _Unit] = {}
     answers: list[Choice | str] = ["" for _ in demands]
     for place, demand in enumerate(demands):
         kind = _kind(demand)
         if kind not in ladders:
-            ladders[kind] = Ladder(demand.site, demand.family, terms)
-        lowest = _lowest(ladders[kind], terms)
+            ladders[kind] = Ladder(demand.site, demand.family, conditions)
+        lowest = _lowest(ladders[kind], conditions)
         if isinstance(lowest, str):
             answers[place] = lowest
         else:
             unit = units.setdefault((kind, demand.level), _Unit(ladders[kind], [], lowest))
             unit.places.append(place)
-    _divide(list(units.values()), terms)
+    _divide(list(units.values()), conditions)
     for unit in units.values():
         for place in unit.places:
             answers[place] = _placed(unit.rung.choice, demands[place])
     return answers
 
 
-def _check(site: Site, terms: Terms) -> None:
+def _check(site: Site, conditions: Conditions) -> None:
     if site.rows is not None:
         return
-    if terms.budget.latency_s is not None or terms.min_speedup is not None:
+    if conditions.budget.latency_s is not None or conditions.min_speedup is not None:
         raise ConfigError(
             f"The seconds that {site.name!r} takes depend on its input: give example_inputs for a "
             "budget of latency_s and for min_speedup."
         )
-    if terms.budget.flops is not None and site.kernel:
+    if conditions.budget.flops is not None and site.kernel:
         raise ConfigError(
             f"A budget of FLOPs for the convolution {site.name!r} depends on the image size: "
             "give example_inputs."
@@ -113,18 +113,18 @@ def _kind(demand: Demand) -> Hashable:
     )  # fmt: skip
 
 
-def _own_limits(site: Site, terms: Terms) -> tuple[float, ...]:
+def _own_limits(site: Site, conditions: Conditions) -> tuple[float, ...]:
     """The share of each limit that a layer has a right to; infinite for seconds."""
-    shares = (terms.budget.parameters, terms.budget.flops, terms.budget.latency_s)
+    shares = (conditions.budget.parameters, conditions.budget.flops, conditions.budget.latency_s)
     whole = (site.dense_parameters, site.dense_flops, float("inf"))
     return tuple(
         share * cost for share, cost in zip(shares, whole, strict=True) if share is not None
     )
 
 
-def _lowest(ladder: Ladder, terms: Terms) -> Rung | str:
+def _lowest(ladder: Ladder, conditions: Conditions) -> Rung | str:
     """The smallest rung, which keeps within the layer's own share; or why there is none."""
-    limits = _own_limits(ladder.site, terms)
+    limits = _own_limits(ladder.site, conditions)
     fitting = [
         rung
         for rung in ladder.rungs
@@ -135,14 +135,14 @@ def _lowest(ladder: Ladder, terms: Terms) -> Rung | str:
     if ladder.reason:
         return ladder.reason
     which = "" if ladder.family == AUTO else f" of the family {family_text(ladder.family)}"
-    return f"has no fabric{which} within {terms.budget}"
+    return f"has no fabric{which} within {conditions.budget}"
 
 
-def _divide(units: list[_Unit], terms: Terms) -> None:
+def _divide(units: list[_Unit], conditions: Conditions) -> None:
     """Set the rung of each unit."""
     if not units:
         return
-    limits = _limits(units, terms)
+    limits = _limits(units, conditions)
     if len({id(unit.ladder) for unit in units}) == 1:
         _take_equal_shares(units, limits)
     rungs = [(unit.rung, *unit.ladder.rungs) for unit in units]
@@ -154,18 +154,20 @@ def _divide(units: list[_Unit], terms: Terms) -> None:
         needed = sum(unit.costs(unit.rung)[-1] for unit in units)
         raise BudgetError(
             f"The fastest fabrics are predicted to take {needed:.3g} s; got the budget "
-            f"latency_s={terms.budget.latency_s}. Raise it, or run on fewer rows."
+            f"latency_s={conditions.budget.latency_s}. Raise it, or run on fewer rows."
         )
     for unit, offered, place in zip(units, rungs, allocate(options), strict=True):
         unit.rung = offered[place]
     _fill(units, limits)
 
 
-def _limits(units: list[_Unit], terms: Terms) -> tuple[float, ...]:
-    own = [[limit * len(u.places) for limit in _own_limits(u.ladder.site, terms)] for u in units]
+def _limits(units: list[_Unit], conditions: Conditions) -> tuple[float, ...]:
+    own = [
+        [limit * len(u.places) for limit in _own_limits(u.ladder.site, conditions)] for u in units
+    ]
     totals = [sum(column) for column in zip(*own, strict=True)]
-    if terms.budget.latency_s is not None:
-        totals[-1] = terms.budget.latency_s
+    if conditions.budget.latency_s is not None:
+        totals[-1] = conditions.budget.latency_s
     return tuple(totals)
 
 

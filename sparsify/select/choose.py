@@ -22,8 +22,6 @@ __all__ = ["AUTO", "Choice", "choose", "select"]
 _FULL = 0.8
 """Fabrics that use less than this share of the budget lose to those that use more."""
 
-_GATES = ("stages", "rank", "connectivity", "use of the budget")
-
 Places = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
 

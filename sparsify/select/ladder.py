@@ -21,7 +21,7 @@ from .gates import rank
 if TYPE_CHECKING:
     from .latency import LatencyModel
 
-__all__ = ["Ladder", "Rung", "Terms", "for_site"]
+__all__ = ["Ladder", "Rung", "Conditions", "for_site"]
 
 MOST = 0.9
 """A fabric that keeps more than this share of the dense parameters is not worth its overhead."""
@@ -31,7 +31,7 @@ _RATIO = 2 ** (1 / 3)
 
 
 @dataclass(frozen=True)
-class Terms:
+class Conditions:
     """What a plan is to keep to.
 
     Args:
@@ -92,33 +92,33 @@ class Ladder:
     of such sizes exist.
     """
 
-    def __init__(self, site: Site, family: Family, terms: Terms) -> None:
+    def __init__(self, site: Site, family: Family, conditions: Conditions) -> None:
         """Of one layer, which stands for all of its kind."""
-        self.site, self.family, self.terms = site, family, terms
+        self.site, self.family, self.conditions = site, family, conditions
         self.sizes = (site.in_features // site.groups, site.out_features // site.groups)
         self.reason = ""
         self.rungs = tuple(self._rungs())
 
     def _rungs(self) -> Iterator[Rung]:
         """The largest first; a reason is left where there are none."""
-        site, terms = self.site, self.terms
+        site, conditions = self.site, self.conditions
         offered = pool(*self.sizes, self.family, site.groups > 1)
         whole = [for_site(site, fabric) for fabric in offered.fabrics]
         density = np.array([fabric.parameters for fabric in whole]) / site.dense_parameters
-        if terms.min_speedup is not None:
-            speedup = np.array([terms.speedup(site, fabric) for fabric in whole])
-            density = np.where(speedup >= terms.min_speedup, density, np.inf)
+        if conditions.min_speedup is not None:
+            speedup = np.array([conditions.speedup(site, fabric) for fabric in whole])
+            density = np.where(speedup >= conditions.min_speedup, density, np.inf)
             if whole and np.isinf(density).all():
                 self.reason = (
-                    f"no fabric is predicted {terms.min_speedup:g} times as fast as dense, "
+                    f"no fabric is predicted {conditions.min_speedup:g} times as fast as dense, "
                     f"the fastest {speedup.max():.2g} times"
                 )
-        if terms.budget.parameters is None and terms.budget.flops is None:
-            yield Rung(None, terms.costs(site, None), self._value(site.dense_parameters, 1.0))
+        if conditions.budget.parameters is None and conditions.budget.flops is None:
+            yield Rung(None, conditions.costs(site, None), self._value(site.dense_parameters, 1.0))
         seen: set[Fabric] = set()
         limit = MOST
         while density.size and limit >= density.min():
-            choice = select(offered, density / limit, terms.criterion)
+            choice = select(offered, density / limit, conditions.criterion)
             if choice is not None and choice.fabric not in seen:
                 seen.add(choice.fabric)
                 yield self.rung(choice)
@@ -129,10 +129,10 @@ class Ladder:
 
         def usage(fabric: Fabric) -> float:
             whole = for_site(self.site, fabric)
-            least = self.terms.min_speedup
-            if least is not None and self.terms.speedup(self.site, whole) < least:
+            least = self.conditions.min_speedup
+            if least is not None and self.conditions.speedup(self.site, whole) < least:
                 return math.inf
-            costs = self.terms.costs(self.site, whole)
+            costs = self.conditions.costs(self.site, whole)
             shares = [cost / limit for cost, limit in zip(costs, limits, strict=True)]
             return max(*shares, whole.parameters / self.site.dense_parameters / MOST)
 
@@ -140,7 +140,7 @@ class Ladder:
             *self.sizes,
             usage,
             family=self.family,
-            criterion=self.terms.criterion,
+            criterion=self.conditions.criterion,
             repeats=self.site.groups > 1,
         )
         return None if choice is None else self.rung(choice)
@@ -150,7 +150,7 @@ class Ladder:
         fabric = for_site(self.site, choice.fabric)
         share = rank(choice.fabric) / min(self.sizes)
         return Rung(
-            choice, self.terms.costs(self.site, fabric), self._value(fabric.parameters, share)
+            choice, self.conditions.costs(self.site, fabric), self._value(fabric.parameters, share)
         )
 
     def _value(self, parameters: int, rank_share: float) -> float:
