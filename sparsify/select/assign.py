@@ -11,7 +11,7 @@ from ..topology import Family
 from .allocate import Option, allocate
 from .candidates import AUTO, family_text
 from .choose import Choice
-from .ladder import Ladder, Rung, Conditions, for_site
+from .ladder import Conditions, Ladder, Rung, for_site
 from .strides import alternated
 
 __all__ = ["Demand", "assign"]

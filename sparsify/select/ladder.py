@@ -21,7 +21,7 @@ from .gates import rank
 if TYPE_CHECKING:
     from .latency import LatencyModel
 
-__all__ = ["Ladder", "Rung", "Conditions", "for_site"]
+__all__ = ["Conditions", "Ladder", "Rung", "for_site"]
 
 MOST = 0.9
 """A fabric that keeps more than this share of the dense parameters is not worth its overhead."""
