@@ -330,6 +330,9 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
     _show(args, plan.rows(), data=data)
     if args.format != "json":
         print(f"\n{plan.summary()}")
+        if rivals := plan.rivals():
+            print()
+            _show(args, rivals)
 
 
 def _show_report(args: argparse.Namespace, report: Any) -> None:

@@ -152,6 +152,30 @@ class Plan:
             for site in self.sites
         ]
 
+    def rivals(self) -> list[dict[str, str]]:
+        """What each chosen fabric won against, as text cells; layers that are alike once.
+
+        Example:
+            >>> Plan((Site("fc1", "linear", 784, 256),)).rivals()
+            []
+        """
+        lines: dict[tuple[str, str, str], dict[str, str]] = {}
+        for site in self.replaced:
+            shape, chosen = _shape_text(site), site.fabric.family if site.fabric else ""
+            for rival in site.rivals:
+                lines.setdefault(
+                    (shape, chosen, rival.family),
+                    {
+                        "shape": shape,
+                        "chosen": chosen,
+                        "rival": rival.family,
+                        "parameters": f"{rival.parameters:,}",
+                        "score": "-" if rival.score is None else f"{rival.score:.3g}",
+                        "why not": rival.why,
+                    },
+                )
+        return list(lines.values())
+
     def _measure(self) -> str:
         """What the shares are shares of: where no run told the rows, every weight counts once."""
         unknown = any(site.rows is None and site.calls for site in self.sites)

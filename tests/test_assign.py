@@ -237,6 +237,18 @@ def test_rivals_travel_with_the_plan() -> None:
         assert dataclasses.asdict(rival)["why"]
 
 
+def test_the_table_of_rivals_has_every_kind_of_layer_once() -> None:
+    plan = sp.plan(_model(), _X, budget=0.25)
+    rows = plan.rivals()
+    kinds = {(row["shape"], row["chosen"]) for row in rows}
+    sites = {
+        (f"{s.in_features} -> {s.out_features}", s.fabric.family) for s in plan.replaced if s.fabric
+    }
+    assert kinds == sites
+    assert len({tuple(row.values()) for row in rows}) == len(rows)
+    assert {row["why not"] for row in rows} >= {"not every input reaches every output"}
+
+
 def test_a_score_for_a_whole_plan() -> None:
     plan = sp.plan(_model(), _X, budget=0.25, score="reconstruction")
     assert "reconstruction score" in plan.replaced[0].reason
