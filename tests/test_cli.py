@@ -89,7 +89,9 @@ def test_plan_prints_a_table_whose_totals_hold(run: Run) -> None:
     kept = [line for line in lines if " keep " in line]
     assert len(kept) == 1
     assert "final head" in kept[0]
-    assert "2 of 3 sites replaced" in lines[-1]
+    summary = next(i for i, line in enumerate(lines) if "2 of 3 sites replaced" in line)
+    assert lines[summary + 2].split()[:3] == ["shape", "chosen", "rival"]
+    assert any("low_rank" in line and "rank" in line for line in lines[summary + 3 :])
 
 
 def test_plan_json_is_a_plan_and_goes_back_in(run: Run, tmp_path: Path) -> None:
