@@ -12,7 +12,7 @@ from typing import ClassVar
 from ..errors import ConfigError, SparsifyError
 from ..fabric import Branch, Fabric, Step
 
-__all__ = ["Topology", "block_counts", "check_range", "check_seed"]
+__all__ = ["Topology", "block_counts", "check_range", "check_seed", "is_balanced"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +137,16 @@ def block_counts(width: int, ratio: float = 1.42) -> list[int]:
         if count == above or (count >= ratio * kept[-1] and count * ratio <= above):
             kept.append(count)
     return kept
+
+
+def is_balanced(inputs_per: float, outputs_per: float, most: float) -> bool:
+    """Whether two block sizes differ by at most a factor: lopsided ones are never the best.
+
+    Example:
+        >>> is_balanced(8, 32, 4), is_balanced(8, 33, 4)
+        (True, False)
+    """
+    return inputs_per <= most * outputs_per and outputs_per <= most * inputs_per
 
 
 def check_range(family: str, option: str, value: object, highest: int, lowest: int = 1) -> int:

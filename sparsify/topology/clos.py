@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..fabric import Branch, Stage
-from .base import Topology, block_counts, check_range
+from .base import Topology, block_counts, check_range, is_balanced
 
 __all__ = ["Clos"]
+
+_LOPSIDED = 4
 
 
 @dataclass(frozen=True)
@@ -69,5 +71,9 @@ class Clos(Topology):
             for egress in block_counts(out_features):
                 if ingress == egress:
                     yield cls(ingress=ingress, middle=1)
-                elif in_features != out_features and ingress * egress <= narrow:
+                elif (
+                    in_features != out_features
+                    and ingress * egress <= narrow
+                    and is_balanced(in_features / ingress, out_features / egress, _LOPSIDED)
+                ):
                     yield cls(ingress=ingress, middle=1, egress=egress)

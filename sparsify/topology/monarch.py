@@ -9,9 +9,11 @@ from typing import ClassVar
 
 from ..errors import ConfigError
 from ..fabric import Branch, Stage
-from .base import Topology, block_counts, check_range
+from .base import Topology, block_counts, check_range, is_balanced
 
 __all__ = ["Monarch"]
+
+_LOPSIDED = 32
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Monarch(Topology):
             for blocks_out in block_counts(out_features):
                 if blocks_in * blocks_out > widest:
                     break
-                yield cls.of(blocks_in, blocks_out)
+                if is_balanced(in_features / blocks_in, out_features / blocks_out, _LOPSIDED):
+                    yield cls.of(blocks_in, blocks_out)
 
     @classmethod
     def of(cls, blocks_in: int, blocks_out: int, links: int = 1) -> Monarch:
