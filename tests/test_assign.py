@@ -186,6 +186,14 @@ def test_seconds_and_parameters_hold_together() -> None:
     assert kept <= 0.3 * sum(site.dense_parameters for site, *_ in answers)
 
 
+def test_seconds_start_from_the_fastest_not_from_the_smallest() -> None:
+    """Calls are dear on this machine, so one-stage fabrics are fast and small ones slow."""
+    clock = Clock(call=1e-3)
+    fastest = sum(clock.site(demand.site, None) for demand in _demands(12, 3))
+    answers = _timed(Budget(parameters=0.5, latency_s=1.2 * fastest), clock)
+    assert sum(clock.site(site, fabric) for site, fabric, _ in answers) <= 1.2 * fastest
+
+
 def test_a_budget_of_seconds_that_nothing_meets() -> None:
     with pytest.raises(sp.BudgetError, match=r"predicted to take .* s; got the budget latency_s"):
         _timed(Budget(latency_s=1e-9), Clock())

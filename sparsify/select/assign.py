@@ -123,7 +123,10 @@ def _own_limits(site: Site, conditions: Conditions) -> tuple[float, ...]:
 
 
 def _lowest(ladder: Ladder, conditions: Conditions) -> Rung | str:
-    """The smallest rung, which keeps within the layer's own share; or why there is none."""
+    """The rung to start from, which keeps within the layer's own share; or why there is none.
+
+    The smallest one; the fastest where seconds are limited, because small ones may be slow.
+    """
     limits = _own_limits(ladder.site, conditions)
     fitting = [
         rung
@@ -131,7 +134,7 @@ def _lowest(ladder: Ladder, conditions: Conditions) -> Rung | str:
         if all(cost <= limit for cost, limit in zip(rung.costs, limits, strict=True))
     ]
     if fitting:
-        return min(fitting, key=lambda rung: rung.costs)
+        return min(fitting, key=lambda rung: rung.costs[::-1])  # seconds are the last cost
     if ladder.reason:
         return ladder.reason
     which = "" if ladder.family == AUTO else f" of the family {family_text(ladder.family)}"
