@@ -173,6 +173,12 @@ API: dict[str, tuple[Callable[[Place], Any], type[sp.SparsifyError], str]] = {
         "give example_inputs",
     ),
     "seconds below 0": (lambda _: sp.Budget(latency_s=-1), sp.ConfigError, "seconds above 0"),
+    "seconds of a fabric alone": (
+        lambda _: sp.fabric("auto", 64, 64, budget=sp.Budget(latency_s=1.0)),
+        sp.ConfigError,
+        "goes with a model",
+    ),
+    "score of a text": (lambda _: sp.score("monarch"), sp.ConfigError, "got str"),  # type: ignore[arg-type]
     "speed-up of 0": (sparsify(min_speedup=0), sp.ConfigError, "min_speedup must be"),
     "both forms of a fabric": (
         lambda _: sp.fabric("low_rank", 8, 8, rank=2, budget=0.5),

@@ -153,6 +153,11 @@ def test_every_score_can_rank(name: str) -> None:
     assert choice.score == pytest.approx(key if HIGHER_IS_BETTER[name] else -key)
 
 
+def test_flops_of_a_fabric_are_its_parameters() -> None:
+    by_flops = sp.fabric("auto", 256, 256, budget=Budget(parameters=0.5, flops=0.125))
+    assert by_flops == sp.fabric("auto", 256, 256, budget=0.125)
+
+
 def test_a_score_changes_the_pick() -> None:
     picks = {
         name: sp.fabric("auto", 96, 96, budget=0.45, score=name).family

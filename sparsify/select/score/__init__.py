@@ -71,7 +71,7 @@ def score(fabric: Fabric) -> dict[str, float]:
         fabric: the fabric to rate.
 
     Raises:
-        ConfigError: a score that another package added gives no finite number.
+        ConfigError: it is no fabric; or a score of another package gives no finite number.
 
     Example:
         >>> from sparsify.topology import Monarch
@@ -82,6 +82,8 @@ def score(fabric: Fabric) -> dict[str, float]:
     Reference:
         NeuroFabric, arXiv 2002.08339 (rating topologies before training).
     """
+    if not isinstance(fabric, Fabric):
+        raise ConfigError(f"score rates a Fabric, see sp.fabric(...); got {type(fabric).__name__}.")
     return {name: score_named(name, fabric) for name in SCORES}
 
 
