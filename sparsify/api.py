@@ -207,13 +207,7 @@ def fabric(
     for side, size in (("in_features", in_features), ("out_features", out_features)):
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ConfigError(f"{side} must be a whole number of 1 or more; got {size!r}.")
-    limits = as_budget(budget)
-    if limits.latency_s is not None:
-        raise ConfigError(
-            "Seconds depend on the rows of a layer's input: a budget of latency_s goes with a "
-            "model and its example_inputs; a fabric alone takes parameters= and flops=."
-        )
-    share = min(value for value in (limits.parameters, limits.flops) if value is not None)
+    share = as_budget(budget).share()
 
     def usage(candidate: Fabric) -> float:
         return candidate.density / share

@@ -67,6 +67,23 @@ class Budget:
         """As plain data."""
         return asdict(self)
 
+    def share(self) -> float:
+        """The share of its parameters, which are its FLOPs, that a single layer may keep.
+
+        Raises:
+            ConfigError: it limits seconds, which depend on more than the layer.
+
+        Example:
+            >>> Budget(parameters=0.5, flops=0.1).share()
+            0.1
+        """
+        if self.latency_s is not None:
+            raise ConfigError(
+                "Seconds depend on the rows of a layer's input: a budget of latency_s goes with a "
+                "model and its example_inputs; a fabric alone takes parameters= and flops=."
+            )
+        return min(share for share in (self.parameters, self.flops) if share is not None)
+
     def __str__(self) -> str:
         """As "0.1 of the parameters and 0.2 of the FLOPs"."""
         shares = {"parameters": self.parameters, "FLOPs": self.flops}

@@ -504,6 +504,11 @@ CLI: dict[str, tuple[Callable[[Place], list[str]], int, str]] = {
     "inspect what is damaged": (lambda place: ["inspect", flipped(place)], 4, "sha256"),
     "inspect a bad plan": (lambda p: ["inspect", p.file("p.json", "{}")], 4, "no plan"),
     "half a size": (lambda _: ["list", "--in", "8"], 2, "go together"),
+    "seconds of no model": (
+        lambda _: ["list", "--in", "8", "--out", "8", "--budget", "latency_s=1"],
+        2,
+        "goes with a model",
+    ),
     "no size": (lambda _: ["list", "--in", "0", "--out", "8"], 2, "1 or more"),
     "score of a plan": (plan("--score", "isometri"), 2, "Did you mean 'isometry'"),
     "budget of another name": (plan("--budget", "seconds=1"), 2, "got 'seconds'"),

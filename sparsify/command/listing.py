@@ -81,9 +81,7 @@ def rate(in_features: int, out_features: int, budget: float | Budget) -> Listing
         picked monarch(blocks=8) because
     """
     check_positive("A fabric", in_features=in_features, out_features=out_features)
-    shares = as_budget(budget)
-    # A linear layer's FLOPs are in proportion to its parameters.
-    share = min(s for s in (shares.parameters, shares.flops) if s is not None)
+    share = as_budget(budget).share()
 
     def best(family: str) -> Choice | None:
         return choose(in_features, out_features, lambda f: f.density / share, family=family)
