@@ -17,7 +17,7 @@ from sparsify.select.score.spectra import (
     laplacian_connectivity,
     spectral_gap,
 )
-from sparsify.topology import TOPOLOGIES, build
+from sparsify.topology import TOPOLOGIES, Clos, Monarch, build
 from tests.support.fabrics import dense_matrix, random_fabrics, random_factors
 
 FAMILIES = sorted(TOPOLOGIES)
@@ -220,3 +220,13 @@ def test_cut_of_graphs_is_the_least_rank_of_random_weights() -> None:
             for to, of in itertools.product(_halves(32), _halves(32))
         ]
         assert cut_bandwidth(Fabric(32, 32, (stages,))) == min(ranks)
+
+
+@pytest.mark.parametrize(
+    "fabric", [Clos(7, 3).build(61, 509), Monarch(2).build(3, 1021), Monarch(32).build(1021, 1023)]
+)
+def test_wraps_that_leave_nothing_beside_the_first_vector(fabric: Fabric) -> None:
+    counts = fabric.paths().astype(np.float64)
+    scaled = counts / np.sqrt(np.outer(counts.sum(1), counts.sum(0)))
+    values = np.linalg.svd(scaled, compute_uv=False)
+    assert spectral_gap(fabric) == pytest.approx(1 - values[1], abs=1e-4)

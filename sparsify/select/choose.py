@@ -154,9 +154,12 @@ def _rivals(
         if _name(fabric) in found:
             continue
         score = scores.get(place)
-        why = "a lower score or, if equal, less even blocks"
         if score is None:
             why = _shortcoming(pool, used, place, gates_passed[place])
+        elif score < scores[pick]:
+            why = "a lower score"
+        else:
+            why = "hardly a better score, and less even blocks or more stages"
         found[_name(fabric)] = Rival(fabric.family, fabric.parameters, score, why)
     return tuple(found.values())[1:]
 

@@ -94,16 +94,15 @@ def _second_lanczos(graph: LayeredGraph) -> float:
         image = graph.paths_transposed(image) / np.sqrt(columns)
         return np.asarray(image - first * (first @ image))
 
+    start = np.random.default_rng(0).standard_normal(graph.inputs)
+    if np.linalg.norm(gram(start)) < _NOTHING * np.linalg.norm(start):
+        return 0.0  # path counts that are a product of row and column sums, as wraps make them
     operator = LinearOperator((graph.inputs, graph.inputs), matvec=gram, dtype=np.float64)
-    value = eigsh(
-        operator,
-        k=1,
-        which="LA",
-        tol=_TOLERANCE,
-        v0=np.random.default_rng(0).standard_normal(graph.inputs),
-        return_eigenvectors=False,
-    )[0]
+    value = eigsh(operator, k=1, which="LA", tol=_TOLERANCE, v0=start, return_eigenvectors=False)[0]
     return math.sqrt(min(1.0, max(0.0, float(value))))
+
+
+_NOTHING = 1e-12
 
 
 @lru_cache(maxsize=1024)
