@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sparsify.fabric import Fabric
 from sparsify.select.gates import depth, most_stages, rank, reaches_all
 from sparsify.select.rating import default_score
@@ -23,7 +25,14 @@ def scores(fabric: Fabric, mate: Fabric) -> dict[str, float]:
     signed = {
         key: value if HIGHER_IS_BETTER.get(key, True) else -value for key, value in single.items()
     }
-    return {"default": default, "gates, default": 1000 * _gates(fabric) + default, **signed}
+    width, uniformity = fast_widths(fabric, mate)
+    older = math.log(width) + 0.5 * math.log(uniformity)
+    return {
+        "default": default,
+        "gates, default": 1000 * _gates(fabric) + default,
+        "log effective width + 0.5 log path uniformity": older,
+        **signed,
+    }
 
 
 def _gates(fabric: Fabric) -> float:

@@ -57,7 +57,8 @@ def choose(
     Gates, each among those that passed the ones before: at most 3 stages (4 above 4096 features);
     the highest generic rank; every input reaches every output; at least 80 % of the budget is used.
     Where nobody passes a gate, the nearest to it stay. Then the highest score wins; among scores
-    within 5 % blocks of multiples of 8, no wrap, fewer stages, more parameters, in this order.
+    nearly as high (`Criterion.tie`) blocks of multiples of 8, no wrap, fewer stages, more
+    parameters, in this order.
 
     Args:
         in_features: width of the input, at least 1.

@@ -19,7 +19,7 @@ _FOLLOWED = 1024  # inputs, of fabrics with graphs
 
 
 def most_stages(in_features: int, out_features: int) -> int:
-    """Stages beyond which depth costs more than it connects: 3, from 4096 features on 4."""
+    """Stages beyond which depth costs more than it connects: 3, above 4096 features 4."""
     return 3 if max(in_features, out_features) <= 4096 else 4
 
 
