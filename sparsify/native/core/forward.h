@@ -1,0 +1,118 @@
+// The forward pass of a call, tile by tile: all stages of a branch while the tile is in cache.
+#pragma once
+
+#include "few_rows.h"
+#include "graph.h"
+#include "kernels.h"
+#include "product.h"
+#include "scratch.h"
+
+namespace sparsify {
+namespace SPARSIFY_ISA {
+
+// Space between buffers, so that a feature of one does not fall on the cache sets of the other.
+constexpr int64_t GAP = 320;
+
+template <class T>
+inline T *buffer(char *&memory, int64_t numbers) {
+  T *start = reinterpret_cast<T *>(memory);
+  memory += (numbers * int64_t(sizeof(T)) + BYTES - 1) / BYTES * BYTES + GAP / BYTES * BYTES;
+  return start;
+}
+
+template <class T>
+inline int64_t buffer_bytes(int64_t numbers) {
+  return numbers * int64_t(sizeof(T)) + BYTES + GAP;
+}
+
+template <class T, int V>
+inline void run_stage(const Stage &stage, const T *w, const T *x, T *y) {
+  if (stage.is_graph) return gather<T, V>(stage, w, x, y);
+  const Blocks blocks = {stage.blocks, stage.outputs, stage.inputs, stage.inputs, 1};
+  multiply<T, V>(blocks, w, x, y, stage.target);
+}
+
+template <class T, int V, class E>
+inline void forward_tile(const Forward &call, const E *x, int64_t rows, E *y, T *one, T *other,
+                         T *sum) {
+  const Fabric &fabric = *call.fabric;
+  const Finish<T> finish = {static_cast<const T *>(call.bias), call.activation};
+  const int64_t count = fabric.branches.size();
+  for (int64_t number = 0; number < count; number++) {
+    const Branch &branch = fabric.branches[number];
+    enter<T, V>(x, call.x_stride, rows, fabric.in, branch.enter, branch.in, one);
+    for (int64_t s = branch.first; s < branch.first + branch.count; s++) {
+      run_stage<T, V>(fabric.stages[s], static_cast<const T *>(call.factors[s]), one, other);
+      T *swap = one;
+      one = other, other = swap;
+    }
+    fold<T, V>(one, branch.leave, branch.out, fabric.out);
+    if (count == 1)
+      leave<T, V>(one, branch.leave, fabric.out, finish, y, fabric.out, rows);
+    else
+      accumulate<T, V>(sum, one, branch.leave, fabric.out, number == 0);
+  }
+  if (count > 1) leave<T, V>(sum, nullptr, fabric.out, finish, y, fabric.out, rows);
+}
+
+template <class T, class E>
+inline void forward_row(const Forward &call, const E *x, E *y, T *one, T *other, T *sum) {
+  const Fabric &fabric = *call.fabric;
+  for (int64_t number = 0; number < fabric.branches.size(); number++) {
+    const Branch &branch = fabric.branches[number];
+    for (int64_t f = 0; f < fabric.in; f++) one[branch.enter[f]] = widen(x[f]);
+    for (int64_t f = fabric.in; f < branch.in; f++)
+      one[branch.enter[f]] = one[branch.enter[f - fabric.in]];
+    for (int64_t s = branch.first; s < branch.first + branch.count; s++) {
+      const Stage &stage = fabric.stages[s];
+      row_stage<T>(stage, static_cast<const T *>(call.factors[s]), one, other);
+      for (int64_t i = 0; i < stage.out; i++) one[stage.target[i]] = other[i];
+    }
+    for (int64_t f = 0; f < fabric.out; f++) {
+      const T before = number ? sum[f] : call.bias ? static_cast<const T *>(call.bias)[f] : 0;
+      const bool folds = f + fabric.out < branch.out;
+      const T value = one[branch.leave[f]] + (folds ? one[branch.leave[f + fabric.out]] : 0);
+      sum[f] = before + value;
+    }
+  }
+  constexpr int N = LANES<T>;
+  for (int64_t f = 0; f < fabric.out; f += N) {
+    const int64_t width = fabric.out - f < N ? fabric.out - f : N;
+    Vector<T> value = load(sum + f, width);
+    if (call.activation) value = activate<T>(value, call.activation);
+    store_as<T>(y + f, value, width);
+  }
+}
+
+template <class T, class E>
+bool forward(const Forward &call, int64_t first, int64_t last) {
+  constexpr int V = 2, N = LANES<T>;
+  const Fabric &fabric = *call.fabric;
+  const int64_t wide = fabric.widest * V * N;
+  char *memory = static_cast<char *>(scratch(3 * buffer_bytes<T>(wide)));
+  if (!memory) return false;
+  T *one = buffer<T>(memory, wide), *other = buffer<T>(memory, wide);
+  T *sum = buffer<T>(memory, wide);
+  const E *x = static_cast<const E *>(call.x);
+  E *y = static_cast<E *>(call.y);
+  for (int64_t row = first; row < last;) {
+    const int64_t left = last - row;
+    const E *from = x + row * call.x_stride;
+    E *to = y + row * fabric.out;
+    if (left > N) {
+      const int64_t rows = left < V * N ? left : V * N;
+      forward_tile<T, V>(call, from, rows, to, one, other, sum);
+      row += rows;
+    } else if (2 * left >= N || call.rows > N) {
+      forward_tile<T, 1>(call, from, left, to, one, other, sum);
+      row += left;
+    } else {
+      forward_row<T>(call, from, to, one, other, sum);
+      row++;
+    }
+  }
+  return true;
+}
+
+}  // namespace SPARSIFY_ISA
+}  // namespace sparsify

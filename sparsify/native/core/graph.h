@@ -1,0 +1,74 @@
+// Graph stages on a tile: each output reads `degree` features, wherever they are.
+#pragma once
+
+#include "product.h"
+
+namespace sparsify {
+namespace SPARSIFY_ISA {
+
+template <class T, int V>
+inline void gather(const Stage &stage, const T *w, const T *x, T *y) {
+  constexpr int64_t PITCH = ROWS<T, V>;
+  constexpr int CHAINS = 4;  // edges at once, so that sums do not wait for each other
+  for (int64_t o = 0; o < stage.out; o++) {
+    const int32_t *from = stage.neighbours + o * stage.inputs;
+    const T *weight = w + o * stage.inputs;
+    Vector<T> sum[CHAINS][V] = {};
+    int64_t k = 0;
+    for (; k + CHAINS <= stage.inputs; k += CHAINS)
+      UNROLL for (int c = 0; c < CHAINS; c++)
+        UNROLL for (int v = 0; v < V; v++)
+          sum[c][v] += broadcast(weight[k + c]) * load(x + from[k + c] * PITCH + v * LANES<T>);
+    for (; k < stage.inputs; k++)
+      UNROLL for (int v = 0; v < V; v++)
+        sum[0][v] += broadcast(weight[k]) * load(x + from[k] * PITCH + v * LANES<T>);
+    T *to = y + stage.target[o] * PITCH;
+    UNROLL for (int v = 0; v < V; v++)
+      store(to + v * LANES<T>, (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]));
+  }
+}
+
+// The transpose: spreads gradients of outputs over the inputs.
+template <class T, int V>
+inline void scatter(const Stage &stage, const T *w, const T *grad, T *grad_x) {
+  constexpr int64_t PITCH = ROWS<T, V>;
+  memset(grad_x, 0, stage.in * PITCH * sizeof(T));
+  for (int64_t o = 0; o < stage.out; o++) {
+    Vector<T> value[V];
+    UNROLL for (int v = 0; v < V; v++) value[v] = load(grad + o * PITCH + v * LANES<T>);
+    for (int64_t k = 0; k < stage.inputs; k++) {
+      T *to = grad_x + stage.source[stage.neighbours[o * stage.inputs + k]] * PITCH;
+      const Vector<T> weight = broadcast(w[o * stage.inputs + k]);
+      UNROLL for (int v = 0; v < V; v++)
+        store(to + v * LANES<T>, load(to + v * LANES<T>) + weight * value[v]);
+    }
+  }
+}
+
+// grad_w[o, k] += grad[o] . x[neighbour k of o]
+template <class T, int V>
+inline void edge_gradients(const Stage &stage, const T *grad, const T *x, T *grad_w) {
+  constexpr int64_t PITCH = ROWS<T, V>;
+  constexpr int N = LANES<T>;
+  for (int64_t o = 0; o < stage.out; o++) {
+    const int32_t *from = stage.neighbours + o * stage.inputs;
+    T *to = grad_w + o * stage.inputs;
+    Vector<T> value[V];
+    UNROLL for (int v = 0; v < V; v++) value[v] = load(grad + o * PITCH + v * N);
+    for (int64_t k = 0; k < stage.inputs; k += N) {
+      const int64_t count = stage.inputs - k < N ? stage.inputs - k : N;
+      Vector<T> products[N] = {};
+      for (int64_t i = 0; i < count; i++)
+        UNROLL for (int v = 0; v < V; v++)
+          products[i] += value[v] * load(x + from[k + i] * PITCH + v * N);
+      const Vector<T> sums = sum_runs<T, N>(products);
+      if (count == N)
+        store(to + k, load(to + k) + sums);
+      else
+        store(to + k, load(to + k, count) + sums, count);
+    }
+  }
+}
+
+}  // namespace SPARSIFY_ISA
+}  // namespace sparsify
