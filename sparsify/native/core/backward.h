@@ -15,6 +15,9 @@ struct Workspace {
   int64_t wide;
 };
 
+template <class T>
+constexpr const T *NO_BIAS = nullptr;
+
 // Gradients by the inputs of a stage, stored where the previous stage has its outputs.
 template <class T, int V>
 inline void run_transposed(const Stage &stage, const T *w, const T *grad, T *grad_x) {
@@ -63,17 +66,17 @@ inline void backward_tile(const Backward &call, int64_t row, int64_t rows, void 
     if (!grad_x) continue;
     fold<T, V>(now, branch.enter, branch.in, fabric.in);
     if (count == 1)
-      leave<T, V>(now, branch.enter, fabric.in, Finish<T>{}, grad_x, fabric.in, rows);
+      leave<T, V>(now, branch.enter, fabric.in, NO_BIAS<T>, grad_x, fabric.in, rows);
     else
       accumulate<T, V>(space.sum, now, branch.enter, fabric.in, number == 0);
   }
   if (grad_x && count > 1)
-    leave<T, V>(space.sum, nullptr, fabric.in, Finish<T>{}, grad_x, fabric.in, rows);
+    leave<T, V>(space.sum, nullptr, fabric.in, NO_BIAS<T>, grad_x, fabric.in, rows);
 }
 
 template <class T, class E>
 bool backward(const Backward &call, int64_t first, int64_t last, void *const *gradients) {
-  constexpr int V = 2, N = LANES<T>;
+  constexpr int V = TILE, N = LANES<T>;
   const Fabric &fabric = *call.fabric;
   Workspace<T> space;
   space.wide = fabric.widest * V * N;
@@ -89,7 +92,7 @@ bool backward(const Backward &call, int64_t first, int64_t last, void *const *gr
   for (int64_t row = first; row < last;) {
     const int64_t left = last - row;
     const int64_t rows = left < V * N ? left : V * N;
-    if (rows > N)
+    if (V > 1 && rows > N)
       backward_tile<T, V, E>(call, row, rows, gradients, space);
     else
       backward_tile<T, 1, E>(call, row, rows, gradients, space);

@@ -8,6 +8,7 @@ namespace {
 constexpr int64_t MOST_FEATURES = int64_t(1) << 24;
 constexpr int64_t MOST_WEIGHTS = int64_t(1) << 40;
 constexpr int64_t MOST_STEPS = 1 << 16;
+constexpr int64_t MOST_TABLES = int64_t(1) << 27;  // features of all steps: bounds memory and time
 constexpr int64_t STEP = 5;  // numbers of a step
 
 const char *const NO_MEMORY = "There is not enough memory for the tables of this fabric.";
@@ -52,6 +53,7 @@ class Compiler {
   Fabric *fabric_;
   int64_t stages_ = 0;
   int64_t tables_ = 0;
+  int64_t size_ = 0;  // of all tables and of what steps move
 
   int32_t *table(int64_t size) {
     Array<int32_t> *made = static_cast<Array<int32_t> *>(calloc(1, sizeof(Array<int32_t>)));
@@ -67,6 +69,8 @@ class Compiler {
   }
 
   const char *widen(int64_t width, Branch *branch) {
+    size_ += width;
+    if (size_ > MOST_TABLES) return "The steps of a fabric have too many features in all.";
     if (width_) return width == width_ ? nullptr : "Steps of a branch must agree in width.";
     if (width < fabric_->in || width >= 2 * fabric_->in)
       return "The first step of a branch must have in_features to 2 * in_features - 1 inputs.";

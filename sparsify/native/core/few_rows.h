@@ -13,9 +13,9 @@ inline T dot(const T *w, const T *x, int64_t count) {
   Vector<T> sum = {};
   int64_t k = 0;
   for (; k + N <= count; k += N) sum += load(w + k) * load(x + k);
+  if (k < count) sum += load(w + k, count - k) * load(x + k, count - k);
   T total = 0;
-  for (; k < count; k++) total += w[k] * x[k];
-  for (int i = 0; i < N; i++) total += sum[i];
+  UNROLL for (int i = 0; i < N; i++) total += sum[i];
   return total;
 }
 
@@ -29,35 +29,40 @@ INLINE void dots(const T *w, const T *x, int64_t count, T *to) {
     const Vector<T> value = load(x + k);
     UNROLL for (int i = 0; i < N; i++) sum[i] += load(w + i * count + k) * value;
   }
-  Vector<T> total = sum_runs<T, N>(sum);
-  for (; k < count; k++)
-    for (int i = 0; i < N; i++) total[i] += w[i * count + k] * x[k];
-  store(to, total);
+  if (k < count) {
+    const Vector<T> value = load(x + k, count - k);
+    UNROLL for (int i = 0; i < N; i++) sum[i] += load(w + i * count + k, count - k) * value;
+  }
+  store(to, sum_runs<T, N>(sum));
 }
 
-// Blocks of C inputs, a power of two below the lanes: runs of C lanes belong to one output.
-template <class T, int C>
-inline void small_dots(const Stage &stage, const T *w, const T *x, T *out) {
+// Square blocks of C features: N outputs read N inputs. Lane l of vector V of their weights belongs
+// to this input:
+template <int N, int C, int V>
+constexpr int input_of(int lane) {
+  return (V * N + lane % N) / (C * C) * C + lane % C;
+}
+
+template <class T, int C, int... V>
+INLINE void square_dots(const Stage &stage, const T *w, const T *x, T *out,
+                        std::integer_sequence<int, V...>) {
   constexpr int N = LANES<T>;
-  const int64_t total = stage.out;  // a whole number of vectors of outputs, see `has_small_dots`
-  for (int64_t o = 0; o < total; o += N) {
-    Vector<T> products[C];
-    UNROLL for (int v = 0; v < C; v++) {
-      T inputs[N];
-      UNROLL for (int run = 0; run < N / C; run++) {
-        const int64_t block = (o + v * (N / C) + run) / stage.outputs;
-        memcpy(inputs + run * C, x + block * C, C * sizeof(T));
-      }
-      products[v] = load(w + o * C + v * N) * load(inputs);
-    }
+  for (int64_t o = 0; o < stage.out; o += N, w += C * N) {
+    const Vector<T> value = load(x + o);
+    Vector<T> products[C] = {load(w + V * N) * pick<T, input_of<N, C, V>>(value, value)...};
     store(out + o, sum_runs<T, C>(products));
   }
 }
 
-template <class T>
-inline bool has_small_dots(const Stage &stage) {
-  const int64_t c = stage.inputs;
-  return (c == 2 || c == 4 || c == 8) && c < LANES<T> && stage.out % LANES<T> == 0;
+// Blocks with fewer inputs than lanes: runs of C lanes belong to one output.
+template <class T, int C>
+inline void square_dots(const Stage &stage, const T *w, const T *x, T *out) {
+  square_dots<T, C>(stage, w, x, out, std::make_integer_sequence<int, C>());
+}
+
+template <class T, int C>
+inline bool has_square_dots(const Stage &stage) {
+  return stage.inputs == C && stage.outputs == C && C < LANES<T> && stage.out % LANES<T> == 0;
 }
 
 // One stage for one row; `out` has room for its outputs by slots.
@@ -66,24 +71,26 @@ inline void row_stage(const Stage &stage, const T *w, const T *x, T *out) {
   constexpr int N = LANES<T>;
   if (stage.is_graph) {
     for (int64_t o = 0; o < stage.out; o++) {
-      T total = 0;
-      for (int64_t k = 0; k < stage.inputs; k++)
-        total += w[o * stage.inputs + k] * x[stage.neighbours[o * stage.inputs + k]];
-      out[o] = total;
+      const T *weight = w + o * stage.inputs;
+      const int32_t *from = stage.neighbours + o * stage.inputs;
+      T sum[4] = {};
+      int64_t k = 0;
+      for (; k + 4 <= stage.inputs; k += 4)
+        UNROLL for (int e = 0; e < 4; e++) sum[e] += weight[k + e] * x[from[k + e]];
+      for (; k < stage.inputs; k++) sum[0] += weight[k] * x[from[k]];
+      out[o] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }
     return;
   }
-  if (has_small_dots<T>(stage)) {
-    if (stage.inputs == 2) return small_dots<T, 2>(stage, w, x, out);
-    if constexpr (N > 4)
-      if (stage.inputs == 4) return small_dots<T, 4>(stage, w, x, out);
-    if constexpr (N > 8)
-      if (stage.inputs == 8) return small_dots<T, 8>(stage, w, x, out);
-  }
+  if (has_square_dots<T, 2>(stage)) return square_dots<T, 2>(stage, w, x, out);
+  if constexpr (N > 4)
+    if (has_square_dots<T, 4>(stage)) return square_dots<T, 4>(stage, w, x, out);
+  if constexpr (N > 8)
+    if (has_square_dots<T, 8>(stage)) return square_dots<T, 8>(stage, w, x, out);
   const int64_t c = stage.inputs;
   for (int64_t block = 0; block < stage.blocks; block++, x += c) {
     int64_t i = 0;
-    if (c >= N)
+    if (2 * c > N)
       for (; i + N <= stage.outputs; i += N, w += N * c, out += N) dots(w, x, c, out);
     for (; i < stage.outputs; i++, w += c, out++) *out = dot(w, x, c);
   }

@@ -32,11 +32,22 @@ inline void run_stage(const Stage &stage, const T *w, const T *x, T *y) {
   multiply<T, V>(blocks, w, x, y, stage.target);
 }
 
+// Sends the outputs of a tile on their way, by slots or, where slots is null, in their own order.
+template <class T, int V, class E>
+inline void deliver(const Forward &call, T *tile, const int32_t *slots, E *y, int64_t rows) {
+  const int64_t features = call.fabric->out;
+  const T *bias = static_cast<const T *>(call.bias);
+  if (call.activation) {
+    finish<T, V>(tile, slots, features, bias, call.activation);
+    bias = nullptr;
+  }
+  leave<T, V>(tile, slots, features, bias, y, features, rows);
+}
+
 template <class T, int V, class E>
 inline void forward_tile(const Forward &call, const E *x, int64_t rows, E *y, T *one, T *other,
                          T *sum) {
   const Fabric &fabric = *call.fabric;
-  const Finish<T> finish = {static_cast<const T *>(call.bias), call.activation};
   const int64_t count = fabric.branches.size();
   for (int64_t number = 0; number < count; number++) {
     const Branch &branch = fabric.branches[number];
@@ -48,45 +59,52 @@ inline void forward_tile(const Forward &call, const E *x, int64_t rows, E *y, T 
     }
     fold<T, V>(one, branch.leave, branch.out, fabric.out);
     if (count == 1)
-      leave<T, V>(one, branch.leave, fabric.out, finish, y, fabric.out, rows);
+      deliver<T, V>(call, one, branch.leave, y, rows);
     else
       accumulate<T, V>(sum, one, branch.leave, fabric.out, number == 0);
   }
-  if (count > 1) leave<T, V>(sum, nullptr, fabric.out, finish, y, fabric.out, rows);
+  if (count > 1) deliver<T, V>(call, sum, nullptr, y, rows);
 }
 
 template <class T, class E>
 inline void forward_row(const Forward &call, const E *x, E *y, T *one, T *other, T *sum) {
   const Fabric &fabric = *call.fabric;
+  const T *bias = static_cast<const T *>(call.bias);
   for (int64_t number = 0; number < fabric.branches.size(); number++) {
     const Branch &branch = fabric.branches[number];
     for (int64_t f = 0; f < fabric.in; f++) one[branch.enter[f]] = widen(x[f]);
     for (int64_t f = fabric.in; f < branch.in; f++)
       one[branch.enter[f]] = one[branch.enter[f - fabric.in]];
-    for (int64_t s = branch.first; s < branch.first + branch.count; s++) {
-      const Stage &stage = fabric.stages[s];
-      row_stage<T>(stage, static_cast<const T *>(call.factors[s]), one, other);
-      for (int64_t i = 0; i < stage.out; i++) one[stage.target[i]] = other[i];
+    for (int64_t s = 0; s < branch.count; s++) {
+      const Stage &stage = fabric.stages[branch.first + s];
+      if (s)
+        for (int64_t i = 0; i < stage.in; i++) one[i] = other[stage.source[i]];
+      row_stage<T>(stage, static_cast<const T *>(call.factors[branch.first + s]), one, other);
     }
-    for (int64_t f = 0; f < fabric.out; f++) {
-      const T before = number ? sum[f] : call.bias ? static_cast<const T *>(call.bias)[f] : 0;
-      const bool folds = f + fabric.out < branch.out;
-      const T value = one[branch.leave[f]] + (folds ? one[branch.leave[f + fabric.out]] : 0);
-      sum[f] = before + value;
+    const int32_t *from = branch.leave;
+    if (number == 0) {
+      for (int64_t f = 0; f < fabric.out; f++) sum[f] = other[from[f]];
+    } else {
+      for (int64_t f = 0; f < fabric.out; f++) sum[f] += other[from[f]];
     }
+    for (int64_t f = fabric.out; f < branch.out; f++) sum[f - fabric.out] += other[from[f]];
   }
   constexpr int N = LANES<T>;
   for (int64_t f = 0; f < fabric.out; f += N) {
     const int64_t width = fabric.out - f < N ? fabric.out - f : N;
-    Vector<T> value = load(sum + f, width);
+    Vector<T> value = load(sum + f);  // the lanes beyond the width are not stored
+    if (bias) value += load(bias + f, width);
     if (call.activation) value = activate<T>(value, call.activation);
-    store_as<T>(y + f, value, width);
+    if (width == N)
+      store_as<T>(y + f, value);
+    else
+      store_as<T>(y + f, value, width);
   }
 }
 
 template <class T, class E>
 bool forward(const Forward &call, int64_t first, int64_t last) {
-  constexpr int V = 2, N = LANES<T>;
+  constexpr int V = TILE, N = LANES<T>;
   const Fabric &fabric = *call.fabric;
   const int64_t wide = fabric.widest * V * N;
   char *memory = static_cast<char *>(scratch(3 * buffer_bytes<T>(wide)));
@@ -99,13 +117,13 @@ bool forward(const Forward &call, int64_t first, int64_t last) {
     const int64_t left = last - row;
     const E *from = x + row * call.x_stride;
     E *to = y + row * fabric.out;
-    if (left > N) {
-      const int64_t rows = left < V * N ? left : V * N;
+    const int64_t rows = left < V * N ? left : V * N;
+    if (V > 1 && rows > N) {
       forward_tile<T, V>(call, from, rows, to, one, other, sum);
       row += rows;
-    } else if (2 * left >= N || call.rows > N) {
-      forward_tile<T, 1>(call, from, left, to, one, other, sum);
-      row += left;
+    } else if (2 * rows >= N || call.rows > N) {
+      forward_tile<T, 1>(call, from, rows, to, one, other, sum);
+      row += rows;
     } else {
       forward_row<T>(call, from, to, one, other, sum);
       row++;

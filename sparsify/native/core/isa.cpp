@@ -10,7 +10,7 @@ namespace SPARSIFY_ISA {
 template <class E>
 constexpr TypeKernels kernels() {
   using T = typename Computed<E>::type;
-  return {forward<T, E>, backward<T, E>, 2 * LANES<T>};
+  return {forward<T, E>, backward<T, E>, TILE * LANES<T>};
 }
 
 template <class E>

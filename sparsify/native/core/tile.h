@@ -76,36 +76,46 @@ inline void accumulate(T *sum, const T *tile, const int32_t *slots, int64_t feat
   }
 }
 
-// What happens to outputs on their way out.
-template <class T>
-struct Finish {
-  const T *bias;
-  int32_t activation;
-};
+// Bias and activation of the features of a tile, in place, by slots.
+template <class T, int V>
+inline void finish(T *tile, const int32_t *slots, int64_t features, const T *bias,
+                   int32_t activation) {
+  constexpr int64_t PITCH = ROWS<T, V>;
+  for (int64_t f = 0; f < features; f++) {
+    T *place = tile + (slots ? slots[f] : f) * PITCH;
+    const Vector<T> shift = broadcast(bias ? bias[f] : T(0));
+    for (int v = 0; v < V; v++) {
+      T *at = place + v * LANES<T>;
+      store(at, activate<T>(load(at) + shift, activation));
+    }
+  }
+}
 
-// Brings a tile out to rows: feature f from slot slots[f], or f itself where slots is null.
+// Brings a tile out to rows: feature f from slot slots[f], or f itself where slots is null; adds
+// bias[f] where there is one.
 template <class T, int V, class E>
-inline void leave(const T *tile, const int32_t *slots, int64_t features, Finish<T> finish, E *y,
+inline void leave(const T *tile, const int32_t *slots, int64_t features, const T *bias, E *y,
                   int64_t stride, int64_t rows) {
   constexpr int N = LANES<T>;
   constexpr int64_t PITCH = ROWS<T, V>;
   for (int64_t f = 0; f < features; f += N) {
     const int64_t width = features - f < N ? features - f : N;
+    const Vector<T> shift = bias ? load(bias + f, width) : Vector<T>{};
     UNROLL for (int v = 0; v < V; v++) {
       Vector<T> square[N];
-      UNROLL for (int i = 0; i < N; i++) {
-        const int64_t feature = f + (i < width ? i : 0);
-        square[i] = load(tile + (slots ? slots[feature] : feature) * PITCH + v * N);
-        if (finish.bias) square[i] = square[i] + finish.bias[feature];
-      }
-      if (finish.activation)
-        for (int i = 0; i < N; i++) square[i] = activate<T>(square[i], finish.activation);
-      transpose<T>(square);
-      if (width == N && rows >= (v + 1) * N) {
-        UNROLL for (int r = 0; r < N; r++) store_as<T>(y + (v * N + r) * stride + f, square[r]);
+      E *to = y + v * N * stride + f;
+      if (width == N && slots && rows >= (v + 1) * N) {
+        UNROLL for (int i = 0; i < N; i++) square[i] = load(tile + slots[f + i] * PITCH + v * N);
+        transpose<T>(square);
+        UNROLL for (int r = 0; r < N; r++) store_as<T>(to + r * stride, square[r] + shift);
       } else {
+        UNROLL for (int i = 0; i < N; i++) {
+          const int64_t feature = f + (i < width ? i : 0);
+          square[i] = load(tile + (slots ? slots[feature] : feature) * PITCH + v * N);
+        }
+        transpose<T>(square);
         UNROLL for (int r = 0; r < N; r++)
-          if (v * N + r < rows) store_as<T>(y + (v * N + r) * stride + f, square[r], width);
+          if (v * N + r < rows) store_as<T>(to + r * stride, square[r] + shift, width);
       }
     }
   }

@@ -5,24 +5,36 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <utility>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #define UNROLL _Pragma("GCC unroll 32")
 #define INLINE inline __attribute__((always_inline))
 
 namespace sparsify {
 namespace SPARSIFY_ISA {
 
+// Bytes and number of registers; vectors of rows in a tile: one, where a multiplication can read its
+// broadcast weight from memory.
 #if defined(__AVX512F__)
 constexpr int BYTES = 64;
 constexpr int REGISTERS = 32;
+constexpr int TILE = 1;
 #elif defined(__AVX2__)
 constexpr int BYTES = 32;
 constexpr int REGISTERS = 16;
+constexpr int TILE = 2;
 #elif defined(__aarch64__)
 constexpr int BYTES = 16;
 constexpr int REGISTERS = 32;
+constexpr int TILE = 2;
 #else
 constexpr int BYTES = 16;
 constexpr int REGISTERS = 16;
+constexpr int TILE = 2;
 #endif
 
 template <class T>
@@ -42,13 +54,34 @@ INLINE Vector<T> load(const T *from) {
   return value;
 }
 
-// The first `count` lanes, the others zero.
+// The first `count` lanes, the others zero; nothing beyond them is read.
 template <class T>
 INLINE Vector<T> load(const T *from, int64_t count) {
   Vector<T> value = {};
   memcpy(&value, from, count * sizeof(T));
   return value;
 }
+#if defined(__AVX512F__)
+template <>
+INLINE Vector<float> load(const float *from, int64_t count) {
+  return _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
+}
+template <>
+INLINE Vector<double> load(const double *from, int64_t count) {
+  return _mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), from);
+}
+#elif defined(__AVX2__)
+template <>
+INLINE Vector<float> load(const float *from, int64_t count) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(count)), lane));
+}
+template <>
+INLINE Vector<double> load(const double *from, int64_t count) {
+  const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+  return _mm256_maskload_pd(from, _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), lane));
+}
+#endif
 
 template <class T>
 INLINE void store(T *to, Vector<T> value) {
@@ -79,82 +112,54 @@ INLINE void pin(V &value) {
 #endif
 }
 
-// interleave: a0 b0 a1 b1 ... of the first halves (low) or the second (high).
-// separate: the even (low) or odd lanes of a, then those of b.
-INLINE void interleave(Vector<float> a, Vector<float> b, Vector<float> &low, Vector<float> &high) {
-#if defined(__AVX512F__)
-  low = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  high = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-#elif defined(__AVX2__)
-  low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-  high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-#else
-  low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-  high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-#endif
+// Lane l of the result is lane LANE(l) of a and b read as one list.
+template <class T, int (*LANE)(int), int... L>
+INLINE Vector<T> pick(Vector<T> a, Vector<T> b, std::integer_sequence<int, L...>) {
+  return __builtin_shufflevector(a, b, LANE(L)...);
+}
+template <class T, int (*LANE)(int)>
+INLINE Vector<T> pick(Vector<T> a, Vector<T> b) {
+  return pick<T, LANE>(a, b, std::make_integer_sequence<int, LANES<T>>());
 }
 
-INLINE void interleave(Vector<double> a, Vector<double> b, Vector<double> &low,
-                       Vector<double> &high) {
-#if defined(__AVX512F__)
-  low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-  high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-#elif defined(__AVX2__)
-  low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-  high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-#else
-  low = __builtin_shufflevector(a, b, 0, 2);
-  high = __builtin_shufflevector(a, b, 1, 3);
-#endif
+// One round of a transposition: blocks of S by S lanes beside the diagonal change places.
+template <int N, int S>
+constexpr int upper(int lane) {
+  return lane & S ? N + lane - S : lane;
+}
+template <int N, int S>
+constexpr int lower(int lane) {
+  return lane & S ? N + lane : lane + S;
 }
 
-INLINE void separate(Vector<float> a, Vector<float> b, Vector<float> &low, Vector<float> &high) {
-#if defined(__AVX512F__)
-  low = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  high = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-#elif defined(__AVX2__)
-  low = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
-  high = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-#else
-  low = __builtin_shufflevector(a, b, 0, 2, 4, 6);
-  high = __builtin_shufflevector(a, b, 1, 3, 5, 7);
-#endif
-}
-
-INLINE void separate(Vector<double> a, Vector<double> b, Vector<double> &low,
-                     Vector<double> &high) {
-#if defined(__AVX512F__)
-  low = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
-  high = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-#elif defined(__AVX2__)
-  low = __builtin_shufflevector(a, b, 0, 2, 4, 6);
-  high = __builtin_shufflevector(a, b, 1, 3, 5, 7);
-#else
-  low = __builtin_shufflevector(a, b, 0, 2);
-  high = __builtin_shufflevector(a, b, 1, 3);
-#endif
+template <class T, int S>
+INLINE void exchange(Vector<T> (&square)[LANES<T>]) {
+  constexpr int N = LANES<T>;
+  UNROLL for (int i = 0; i < N; i++) {
+    if (i & S) continue;
+    const Vector<T> first = square[i], second = square[i + S];
+    square[i] = pick<T, upper<N, S>>(first, second);
+    square[i + S] = pick<T, lower<N, S>>(first, second);
+  }
 }
 
 // Transposes a square: lane j of vector i becomes lane i of vector j.
-template <class T>
+template <class T, int S = LANES<T> / 2>
 INLINE void transpose(Vector<T> (&square)[LANES<T>]) {
-  constexpr int N = LANES<T>;
-  UNROLL for (int round = 1; round < N; round *= 2) {
-    Vector<T> mixed[N];
-    UNROLL for (int i = 0; i < N / 2; i++)
-      interleave(square[i], square[i + N / 2], mixed[2 * i], mixed[2 * i + 1]);
-    UNROLL for (int i = 0; i < N; i++) square[i] = mixed[i];
-  }
+  exchange<T, S>(square);
+  if constexpr (S > 1) transpose<T, S / 2>(square);
 }
+
+constexpr int even(int lane) { return 2 * lane; }
+constexpr int odd(int lane) { return 2 * lane + 1; }
 
 // Sums each run of COUNT lanes over COUNT vectors read as one list; the sums keep its order.
 template <class T, int COUNT>
 INLINE Vector<T> sum_runs(Vector<T> (&values)[COUNT]) {
   UNROLL for (int left = COUNT; left > 1; left /= 2) {
     UNROLL for (int i = 0; i < left / 2; i++) {
-      Vector<T> even, odd;
-      separate(values[2 * i], values[2 * i + 1], even, odd);
-      values[i] = even + odd;
+      const Vector<T> first = values[2 * i], second = values[2 * i + 1];
+      values[i] = pick<T, even>(first, second) + pick<T, odd>(first, second);
     }
   }
   return values[0];
