@@ -174,6 +174,7 @@ class Compiler {
     if (stage.in > fabric_->widest) fabric_->widest = stage.in;
     if (stage.out > fabric_->widest) fabric_->widest = stage.out;
     fabric_->weights += stage.weights();
+    if (stage.inputs < fabric_->narrowest) fabric_->narrowest = stage.inputs;
     width_ = stage.out;
     return where_.resize(stage.out) ? nullptr : NO_MEMORY;
   }
@@ -226,6 +227,7 @@ const char *compile(const int64_t *description, int64_t count, const int64_t *in
   if (count != 3 + branches + steps * STEP) return "A description needs five numbers per step.";
   if (index_count < 0 || (index_count && !indices)) return "There are no indices.";
   fabric->widest = fabric->in > fabric->out ? fabric->in : fabric->out;
+  fabric->narrowest = fabric->widest;
   if (!fabric->branches.resize(branches) || !fabric->stages.resize(steps) ||
       !fabric->tables.resize(4 * steps + 4 * branches))
     return NO_MEMORY;

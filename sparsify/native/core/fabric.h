@@ -35,6 +35,7 @@ struct Fabric {
   int64_t in, out;
   int64_t widest;      // features at the widest place
   int64_t weights;     // in all
+  int64_t narrowest;   // inputs of a block, where they are fewest
   int64_t most_stages; // in one branch
   Array<Branch> branches;
   Array<Stage> stages;

@@ -7,31 +7,31 @@
 namespace sparsify {
 namespace SPARSIFY_ISA {
 
-template <class T>
-inline T dot(const T *w, const T *x, int64_t count) {
+template <class T, class W>
+inline T dot(const W *w, const T *x, int64_t count) {
   constexpr int N = LANES<T>;
   Vector<T> sum = {};
   int64_t k = 0;
-  for (; k + N <= count; k += N) sum += load(w + k) * load(x + k);
-  if (k < count) sum += load(w + k, count - k) * load(x + k, count - k);
+  for (; k + N <= count; k += N) sum += load_as<T>(w + k) * load(x + k);
+  if (k < count) sum += load_as<T>(w + k, count - k) * load(x + k, count - k);
   T total = 0;
   UNROLL for (int i = 0; i < N; i++) total += sum[i];
   return total;
 }
 
 // N outputs at once: N sums, then one vector of their lanes' sums.
-template <class T>
-INLINE void dots(const T *w, const T *x, int64_t count, T *to) {
+template <class T, class W>
+INLINE void dots(const W *w, const T *x, int64_t count, T *to) {
   constexpr int N = LANES<T>;
   Vector<T> sum[N] = {};
   int64_t k = 0;
   for (; k + N <= count; k += N) {
     const Vector<T> value = load(x + k);
-    UNROLL for (int i = 0; i < N; i++) sum[i] += load(w + i * count + k) * value;
+    UNROLL for (int i = 0; i < N; i++) sum[i] += load_as<T>(w + i * count + k) * value;
   }
   if (k < count) {
     const Vector<T> value = load(x + k, count - k);
-    UNROLL for (int i = 0; i < N; i++) sum[i] += load(w + i * count + k, count - k) * value;
+    UNROLL for (int i = 0; i < N; i++) sum[i] += load_as<T>(w + i * count + k, count - k) * value;
   }
   store(to, sum_runs<T, N>(sum));
 }
@@ -43,20 +43,20 @@ constexpr int input_of(int lane) {
   return (V * N + lane % N) / (C * C) * C + lane % C;
 }
 
-template <class T, int C, int... V>
-INLINE void square_dots(const Stage &stage, const T *w, const T *x, T *out,
+template <class T, int C, class W, int... V>
+INLINE void square_dots(const Stage &stage, const W *w, const T *x, T *out,
                         std::integer_sequence<int, V...>) {
   constexpr int N = LANES<T>;
   for (int64_t o = 0; o < stage.out; o += N, w += C * N) {
     const Vector<T> value = load(x + o);
-    Vector<T> products[C] = {load(w + V * N) * pick<T, input_of<N, C, V>>(value, value)...};
+    Vector<T> products[C] = {load_as<T>(w + V * N) * pick<T, input_of<N, C, V>>(value, value)...};
     store(out + o, sum_runs<T, C>(products));
   }
 }
 
 // Blocks with fewer inputs than lanes: runs of C lanes belong to one output.
-template <class T, int C>
-inline void square_dots(const Stage &stage, const T *w, const T *x, T *out) {
+template <class T, int C, class W>
+inline void square_dots(const Stage &stage, const W *w, const T *x, T *out) {
   square_dots<T, C>(stage, w, x, out, std::make_integer_sequence<int, C>());
 }
 
@@ -66,18 +66,18 @@ inline bool has_square_dots(const Stage &stage) {
 }
 
 // One stage for one row; `out` has room for its outputs by slots.
-template <class T>
-inline void row_stage(const Stage &stage, const T *w, const T *x, T *out) {
+template <class T, class W>
+inline void row_stage(const Stage &stage, const W *w, const T *x, T *out) {
   constexpr int N = LANES<T>;
   if (stage.is_graph) {
     for (int64_t o = 0; o < stage.out; o++) {
-      const T *weight = w + o * stage.inputs;
+      const W *weight = w + o * stage.inputs;
       const int32_t *from = stage.neighbours + o * stage.inputs;
       T sum[4] = {};
       int64_t k = 0;
       for (; k + 4 <= stage.inputs; k += 4)
-        UNROLL for (int e = 0; e < 4; e++) sum[e] += weight[k + e] * x[from[k + e]];
-      for (; k < stage.inputs; k++) sum[0] += weight[k] * x[from[k]];
+        UNROLL for (int e = 0; e < 4; e++) sum[e] += widen(weight[k + e]) * x[from[k + e]];
+      for (; k < stage.inputs; k++) sum[0] += widen(weight[k]) * x[from[k]];
       out[o] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }
     return;
@@ -91,8 +91,8 @@ inline void row_stage(const Stage &stage, const T *w, const T *x, T *out) {
   for (int64_t block = 0; block < stage.blocks; block++, x += c) {
     int64_t i = 0;
     if (2 * c > N)
-      for (; i + N <= stage.outputs; i += N, w += N * c, out += N) dots(w, x, c, out);
-    for (; i < stage.outputs; i++, w += c, out++) *out = dot(w, x, c);
+      for (; i + N <= stage.outputs; i += N, w += N * c, out += N) dots<T>(w, x, c, out);
+    for (; i < stage.outputs; i++, w += c, out++) *out = dot<T>(w, x, c);
   }
 }
 

@@ -1,6 +1,7 @@
 // The forward pass of a call, tile by tile: all stages of a branch while the tile is in cache.
 #pragma once
 
+#include "bfloat.h"
 #include "few_rows.h"
 #include "graph.h"
 #include "kernels.h"
@@ -25,11 +26,17 @@ inline int64_t buffer_bytes(int64_t numbers) {
   return numbers * int64_t(sizeof(T)) + BYTES + GAP;
 }
 
-template <class T, int V>
-inline void run_stage(const Stage &stage, const T *w, const T *x, T *y) {
+// W: the type of the weights, which is the computed one or, where the processor multiplies it,
+// Bfloat.
+template <class T, int V, class W>
+inline void run_stage(const Stage &stage, const W *w, const T *x, T *y) {
   if (stage.is_graph) return gather<T, V>(stage, w, x, y);
-  const Blocks blocks = {stage.blocks, stage.outputs, stage.inputs, stage.inputs, 1};
-  multiply<T, V>(blocks, w, x, y, stage.target);
+  if constexpr (IS_SAME<T, W>) {
+    const Blocks blocks = {stage.blocks, stage.outputs, stage.inputs, stage.inputs, 1};
+    multiply<T, V>(blocks, w, x, y, stage.target);
+  } else {
+    multiply_paired(stage, w, x, y);
+  }
 }
 
 // Sends the outputs of a tile on their way, by slots or, where slots is null, in their own order.
@@ -44,7 +51,7 @@ inline void deliver(const Forward &call, T *tile, const int32_t *slots, E *y, in
   leave<T, V>(tile, slots, features, bias, y, features, rows);
 }
 
-template <class T, int V, class E>
+template <class T, int V, class W, class E>
 inline void forward_tile(const Forward &call, const E *x, int64_t rows, E *y, T *one, T *other,
                          T *sum) {
   const Fabric &fabric = *call.fabric;
@@ -53,7 +60,7 @@ inline void forward_tile(const Forward &call, const E *x, int64_t rows, E *y, T 
     const Branch &branch = fabric.branches[number];
     enter<T, V>(x, call.x_stride, rows, fabric.in, branch.enter, branch.in, one);
     for (int64_t s = branch.first; s < branch.first + branch.count; s++) {
-      run_stage<T, V>(fabric.stages[s], static_cast<const T *>(call.factors[s]), one, other);
+      run_stage<T, V>(fabric.stages[s], static_cast<const W *>(call.factors[s]), one, other);
       T *swap = one;
       one = other, other = swap;
     }
@@ -66,7 +73,7 @@ inline void forward_tile(const Forward &call, const E *x, int64_t rows, E *y, T 
   if (count > 1) deliver<T, V>(call, sum, nullptr, y, rows);
 }
 
-template <class T, class E>
+template <class T, class W, class E>
 inline void forward_row(const Forward &call, const E *x, E *y, T *one, T *other, T *sum) {
   const Fabric &fabric = *call.fabric;
   const T *bias = static_cast<const T *>(call.bias);
@@ -79,7 +86,7 @@ inline void forward_row(const Forward &call, const E *x, E *y, T *one, T *other,
       const Stage &stage = fabric.stages[branch.first + s];
       if (s)
         for (int64_t i = 0; i < stage.in; i++) one[i] = other[stage.source[i]];
-      row_stage<T>(stage, static_cast<const T *>(call.factors[branch.first + s]), one, other);
+      row_stage<T>(stage, static_cast<const W *>(call.factors[branch.first + s]), one, other);
     }
     const int32_t *from = branch.leave;
     if (number == 0) {
@@ -102,7 +109,7 @@ inline void forward_row(const Forward &call, const E *x, E *y, T *one, T *other,
   }
 }
 
-template <class T, class E>
+template <class T, class W, class E>
 bool forward(const Forward &call, int64_t first, int64_t last) {
   constexpr int V = TILE, N = LANES<T>;
   const Fabric &fabric = *call.fabric;
@@ -119,13 +126,13 @@ bool forward(const Forward &call, int64_t first, int64_t last) {
     E *to = y + row * fabric.out;
     const int64_t rows = left < V * N ? left : V * N;
     if (V > 1 && rows > N) {
-      forward_tile<T, V>(call, from, rows, to, one, other, sum);
+      forward_tile<T, V, W>(call, from, rows, to, one, other, sum);
       row += rows;
     } else if (2 * rows >= N || call.rows > N) {
-      forward_tile<T, 1>(call, from, rows, to, one, other, sum);
+      forward_tile<T, 1, W>(call, from, rows, to, one, other, sum);
       row += rows;
     } else {
-      forward_row<T>(call, from, to, one, other, sum);
+      forward_row<T, W>(call, from, to, one, other, sum);
       row++;
     }
   }

@@ -22,6 +22,8 @@ template <class T, int I, int K, int V>
 INLINE void outer(const T *grad, const T *x, int64_t x_stride, T *grad_w, int64_t inputs,
                   int64_t last) {
   constexpr int N = LANES<T>;
+  UNROLL for (int i = 0; i < I; i++)  // here by the time that the sums are
+    UNROLL for (int k = 0; k < K; k++) __builtin_prefetch(grad_w + i * inputs + k * N, 1);
   Vector<T> sum[I][K] = {};
   for (int64_t row = 0; row < ROWS<T, V>; row++) {
     Vector<T> value[K];

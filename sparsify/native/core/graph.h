@@ -6,13 +6,13 @@
 namespace sparsify {
 namespace SPARSIFY_ISA {
 
-template <class T, int V>
-inline void gather(const Stage &stage, const T *w, const T *x, T *y) {
+template <class T, int V, class W>
+inline void gather(const Stage &stage, const W *w, const T *x, T *y) {
   constexpr int64_t PITCH = ROWS<T, V>;
   constexpr int EDGES = 4;  // at once, so that sums do not wait for each other
   for (int64_t o = 0; o < stage.out; o++) {
     const int32_t *from = stage.neighbours + o * stage.inputs;
-    const T *weight = w + o * stage.inputs;
+    const W *weight = w + o * stage.inputs;
     Vector<T> total[V] = {};
     for (int64_t k = 0; k < stage.inputs;) {
       const int64_t end = stage.inputs - k < CHAIN ? stage.inputs : k + CHAIN;
@@ -20,10 +20,10 @@ inline void gather(const Stage &stage, const T *w, const T *x, T *y) {
       for (; k + EDGES <= end; k += EDGES)
         UNROLL for (int e = 0; e < EDGES; e++)
           UNROLL for (int v = 0; v < V; v++)
-            sum[e][v] += broadcast(weight[k + e]) * load(x + from[k + e] * PITCH + v * LANES<T>);
+            sum[e][v] += broadcast(widen(weight[k + e])) * load(x + from[k + e] * PITCH + v * LANES<T>);
       for (; k < end; k++)
         UNROLL for (int v = 0; v < V; v++)
-          sum[0][v] += broadcast(weight[k]) * load(x + from[k] * PITCH + v * LANES<T>);
+          sum[0][v] += broadcast(widen(weight[k])) * load(x + from[k] * PITCH + v * LANES<T>);
       UNROLL for (int v = 0; v < V; v++)
         total[v] += (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]);
     }

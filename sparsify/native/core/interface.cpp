@@ -27,6 +27,10 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+
+bool has_bfloat_products() { return __builtin_cpu_supports("avx512bf16"); }
+#else
+bool has_bfloat_products() { return false; }
 #endif
 
 struct Choice {
@@ -93,28 +97,34 @@ void run(const Partition &partition, const sparsify_threads *threads, sparsify_t
     task(context, 0);
 }
 
-// Factors in the type that is computed in: those of half precision in a copy.
+// Factors and bias in the type that is computed in: those of half precision in a copy.
 class Operands {
  public:
-  bool read(const Fabric &fabric, int32_t type, const void *const *factors, const void *bias) {
+  // keeps_factors: leave the factors as they are.
+  bool read(const Fabric &fabric, int32_t type, const void *const *factors, const void *bias,
+            bool keeps_factors) {
     factors_ = factors;
     bias_ = bias;
     if (type != SPARSIFY_FLOAT16 && type != SPARSIFY_BFLOAT16) return true;
-    if (!copies_.resize(fabric.weights + (bias ? fabric.out : 0)) ||
+    const int64_t weights = keeps_factors ? 0 : fabric.weights;
+    if (!copies_.resize(weights + (bias ? fabric.out : 0)) ||
         !pointers_.resize(fabric.stages.size()))
       return false;
     float *next = copies_.data();
-    for (int64_t i = 0; i < fabric.stages.size(); i++) {
-      const int64_t count = fabric.stages[i].weights();
-      pointers_[i] = next;
-      if (count) widen(type, factors[i], count, next);
-      next += count;
-    }
-    factors_ = pointers_.data();
     if (bias) {
       widen(type, bias, fabric.out, next);
       bias_ = next;
+      next += fabric.out;
     }
+    if (keeps_factors) return true;
+    for (int64_t i = 0; i < fabric.stages.size(); i++) {
+      const int64_t count = fabric.stages[i].weights();
+      if (!count) continue;
+      widen(type, factors[i], count, next);
+      pointers_[i] = next;
+      next += count;
+    }
+    factors_ = pointers_.data();
     return true;
   }
 
@@ -132,9 +142,16 @@ class Operands {
   }
 };
 
+// Whether products of bfloat16 are there and faster than those of float32: not with few inputs, which
+// hardly pay for being paired, unless rows are so few that they are not.
+bool pays_paired(const Fabric &fabric, int32_t type, int64_t rows) {
+  return type == SPARSIFY_BFLOAT16 && kernels().forward_paired && has_bfloat_products() &&
+         (fabric.narrowest >= 16 || rows < 8);
+}
+
 struct ForwardTask {
   const Forward *call;
-  const TypeKernels *kernels;
+  bool (*kernel)(const Forward &call, int64_t first, int64_t last);
   const Partition *partition;
   int32_t failed;
 };
@@ -142,7 +159,7 @@ struct ForwardTask {
 void forward_task(void *context, int64_t index) {
   ForwardTask *task = static_cast<ForwardTask *>(context);
   const Partition &partition = *task->partition;
-  if (!task->kernels->forward(*task->call, partition.start(index), partition.start(index + 1)))
+  if (!task->kernel(*task->call, partition.start(index), partition.start(index + 1)))
     __atomic_store_n(&task->failed, 1, __ATOMIC_RELAXED);
 }
 
@@ -265,12 +282,14 @@ const char *sparsify_forward(const sparsify_fabric *fabric, int32_t type, int64_
   if (activation < SPARSIFY_IDENTITY || activation > SPARSIFY_SILU)
     return "The activation is not known.";
   if (rows <= 0) return nullptr;
+  const bool is_paired = pays_paired(fabric->fabric, type, rows);
   Operands operands;
-  if (!operands.read(fabric->fabric, type, factors, bias)) return NO_MEMORY;
+  if (!operands.read(fabric->fabric, type, factors, bias, is_paired)) return NO_MEMORY;
   const Forward call = {&fabric->fabric,    rows,            x,          x_stride,
                         operands.factors(), operands.bias(), activation, y};
   const Partition partition(rows, typed->tile, threads);
-  ForwardTask task = {&call, typed, &partition, 0};
+  ForwardTask task = {&call, is_paired ? kernels().forward_paired : typed->forward, &partition,
+                      0};
   run(partition, threads, forward_task, &task);
   return task.failed ? NO_MEMORY : nullptr;
 }
@@ -284,7 +303,7 @@ const char *sparsify_backward(const sparsify_fabric *fabric, int32_t type, int64
   const Partition partition(rows > 0 ? rows : 1, typed->tile, threads);
   Operands operands;
   Gradients gradients;
-  if (!operands.read(fabric->fabric, type, factors, nullptr) ||
+  if (!operands.read(fabric->fabric, type, factors, nullptr, false) ||
       !gradients.make(fabric->fabric, type, grad_factors, partition.tasks))
     return NO_MEMORY;
   if (rows > 0) {

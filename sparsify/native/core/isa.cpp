@@ -10,7 +10,7 @@ namespace SPARSIFY_ISA {
 template <class E>
 constexpr TypeKernels kernels() {
   using T = typename Computed<E>::type;
-  return {forward<T, E>, backward<T, E>, TILE * LANES<T>};
+  return {forward<T, T, E>, backward<T, E>, TILE * LANES<T>};
 }
 
 template <class E>
@@ -23,8 +23,14 @@ void narrow_all(const float *from, int64_t count, void *to) {
   for (int64_t i = 0; i < count; i++) narrow(from[i], static_cast<E *>(to)[i]);
 }
 
+#if defined(__AVX512F__)
+constexpr auto FORWARD_PAIRED = forward<float, Bfloat, Bfloat>;
+#else
+constexpr bool (*FORWARD_PAIRED)(const Forward &, int64_t, int64_t) = nullptr;
+#endif
+
 extern const Kernels KERNELS = {TEXT(SPARSIFY_ISA), kernels<float>(), kernels<Half>(),
-                                kernels<double>(), kernels<Bfloat>(),
+                                kernels<double>(), kernels<Bfloat>(), FORWARD_PAIRED,
                                 widen_all<Half>, widen_all<Bfloat>,
                                 narrow_all<Half>, narrow_all<Bfloat>};
 

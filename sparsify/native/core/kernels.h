@@ -11,8 +11,8 @@ struct Forward {
   int64_t rows;
   const void *x;
   int64_t x_stride;
-  const void *const *factors;  // of the type that is computed in
-  const void *bias;            // likewise, or null
+  const void *const *factors;  // of the type that is computed in, but for forward_paired
+  const void *bias;            // of the type that is computed in, or null
   int32_t activation;
   void *y;
 };
@@ -39,6 +39,8 @@ struct TypeKernels {
 struct Kernels {
   const char *name;
   TypeKernels float32, float16, float64, bfloat16;
+  // For bfloat16, with factors of that type: where has_bfloat_products() on top; else null.
+  bool (*forward_paired)(const Forward &call, int64_t first, int64_t last);
   void (*widen_half)(const void *from, int64_t count, float *to);
   void (*widen_bfloat)(const void *from, int64_t count, float *to);
   void (*narrow_half)(const float *from, int64_t count, void *to);

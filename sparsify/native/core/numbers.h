@@ -63,10 +63,32 @@ constexpr bool IS_SAME = false;
 template <class T>
 constexpr bool IS_SAME<T, T> = true;
 
+// The 16-bit numbers that fill a vector of float32 when they are widened.
+typedef uint16_t Shorts __attribute__((vector_size(BYTES / 2)));
+typedef uint32_t Words __attribute__((vector_size(BYTES)));
+
+INLINE Vector<float> widen(Shorts bits) {
+  const Words words = __builtin_convertvector(bits, Words) << 16;
+  Vector<float> wide;
+  memcpy(&wide, &words, BYTES);
+  return wide;
+}
+
+INLINE Shorts narrow(Vector<float> value) {
+  Words words;
+  memcpy(&words, &value, BYTES);
+  const Words rounded = (words + 0x7fff + (words >> 16 & 1)) >> 16;
+  return __builtin_convertvector(value == value ? rounded : Words{} + 0x7fc0, Shorts);
+}
+
 template <class T, class E>
 INLINE Vector<T> load_as(const E *from) {
   if constexpr (IS_SAME<T, E>) {
     return load(from);
+  } else if constexpr (IS_SAME<E, Bfloat>) {
+    Shorts bits;
+    memcpy(&bits, from, sizeof(bits));
+    return widen(bits);
   } else {
     T wide[LANES<T>];
     UNROLL for (int i = 0; i < LANES<T>; i++) wide[i] = widen(from[i]);
@@ -76,15 +98,27 @@ INLINE Vector<T> load_as(const E *from) {
 
 template <class T, class E>
 INLINE Vector<T> load_as(const E *from, int64_t count) {
-  T wide[LANES<T>] = {};
-  for (int64_t i = 0; i < count; i++) wide[i] = widen(from[i]);
-  return load(wide);
+  if constexpr (IS_SAME<T, E>) {
+    return load(from, count);
+#if defined(__AVX512F__)
+  } else if constexpr (IS_SAME<E, Bfloat>) {
+    const __m256i bits = _mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), from);
+    return widen((Shorts)bits);
+#endif
+  } else {
+    T wide[LANES<T>] = {};
+    for (int64_t i = 0; i < count; i++) wide[i] = widen(from[i]);
+    return load(wide);
+  }
 }
 
 template <class T, class E>
 INLINE void store_as(E *to, Vector<T> value) {
   if constexpr (IS_SAME<T, E>) {
     store(to, value);
+  } else if constexpr (IS_SAME<E, Bfloat>) {
+    const Shorts bits = narrow(value);
+    memcpy(to, &bits, sizeof(bits));
   } else {
     UNROLL for (int i = 0; i < LANES<T>; i++) narrow(value[i], to[i]);
   }
