@@ -93,7 +93,7 @@ class Compiler {
       for (int64_t j = 0; j < d; j++)
         for (int64_t k = 0; k < c; k++)
           source[(i * d + j) * c + k] = where_[(i * c + k) * d + j];
-    Stage stage = {false, count, b, c, in, out, source, nullptr, nullptr};
+    Stage stage = {false, count, b, c, in, out, source, nullptr, nullptr, nullptr};
     if (const char *wrong = add(stage, branch)) return wrong;
     for (int64_t i = 0; i < a; i++)
       for (int64_t k = 0; k < b; k++)
@@ -114,7 +114,7 @@ class Compiler {
     if (!source || !neighbours) return NO_MEMORY;
     for (int64_t i = 0; i < in; i++) source[i] = where_[i];
     for (int64_t i = 0; i < count; i++) neighbours[i] = int32_t(indices_[start + i]);
-    Stage stage = {true, out, 1, degree, in, out, source, nullptr, neighbours};
+    Stage stage = {true, out, 1, degree, in, out, source, nullptr, neighbours, nullptr};
     if (const char *wrong = add(stage, branch)) return wrong;
     for (int64_t i = 0; i < out; i++) where_[i] = int32_t(i);
     return nullptr;
@@ -179,6 +179,38 @@ class Compiler {
     return where_.resize(stage.out) ? nullptr : NO_MEMORY;
   }
 
+  // Finds groups of R blocks of a stage whose outputs go to R blocks of the next and nowhere else,
+  // for square blocks of R = 2 or 4 features: for each group its blocks in the order of the inputs
+  // that they write, then the blocks that read them in the order of the outputs.
+  const char *pair(Stage *first) {
+    const Stage *second = first + 1;
+    const int64_t r = first->inputs;
+    if (first->is_graph || second->is_graph || (r != 2 && r != 4) || first->outputs != r ||
+        second->inputs != r || second->outputs != r || first->blocks % r)
+      return nullptr;
+    Array<int32_t> group_of;  // of a block of the second stage, one more than its group
+    if (!group_of.resize(second->blocks)) return NO_MEMORY;
+    int32_t *groups = table(2 * first->blocks);
+    if (!groups) return NO_MEMORY;
+    int64_t count = 0;
+    for (int64_t block = 0; block < first->blocks; block++) {
+      const int32_t *target = first->target + block * r;
+      int32_t &known = group_of[target[0] / r];
+      const bool is_new = !known;
+      if (is_new && count == first->blocks / r) return nullptr;
+      if (is_new) known = int32_t(++count);
+      int32_t *group = groups + (known - 1) * 2 * r;
+      for (int64_t i = 0; i < r; i++) {
+        if (target[i] % r != target[0] % r) return nullptr;
+        if (is_new) group[r + i] = int32_t(target[i] / r);
+        if (group[r + i] != target[i] / r) return nullptr;
+      }
+      group[target[0] % r] = int32_t(block);
+    }
+    first->pairs = groups;
+    return nullptr;
+  }
+
   const char *finish(Branch *branch) {
     branch->out = width_;
     if (width_ < fabric_->out || width_ >= 2 * fabric_->out)
@@ -191,6 +223,10 @@ class Compiler {
     for (int64_t i = 0; i < branch->in; i++) start[i] = int32_t(i);
     for (int64_t i = 0; i < last.out; i++) end[i] = int32_t(i);
     branch->leave = leave;
+    for (int64_t i = branch->first; i + 1 < stages_; i++) {
+      if (const char *wrong = pair(&fabric_->stages[i])) return wrong;
+      if (fabric_->stages[i].pairs) i++;
+    }
     first.source = start;
     last.target = end;
     width_ = 0;
@@ -229,7 +265,7 @@ const char *compile(const int64_t *description, int64_t count, const int64_t *in
   fabric->widest = fabric->in > fabric->out ? fabric->in : fabric->out;
   fabric->narrowest = fabric->widest;
   if (!fabric->branches.resize(branches) || !fabric->stages.resize(steps) ||
-      !fabric->tables.resize(4 * steps + 4 * branches))
+      !fabric->tables.resize(5 * steps + 4 * branches))
     return NO_MEMORY;
   Compiler compiler(indices, index_count, fabric);
   const int64_t *next = description + 3 + branches;

@@ -20,6 +20,8 @@ struct Stage {
   const int32_t *target;      // slot of an output -> slot of the next stage's input;
                               // at the ends of a branch both give the slot itself
   const int32_t *neighbours;  // of a graph: input features, (out, degree)
+  const int32_t *pairs;       // blocks that run together with the next stage's, see
+                              // Compiler::pair; or null
 
   int64_t weights() const { return blocks * outputs * inputs; }
 };

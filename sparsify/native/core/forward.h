@@ -5,7 +5,7 @@
 #include "few_rows.h"
 #include "graph.h"
 #include "kernels.h"
-#include "product.h"
+#include "pair.h"
 #include "scratch.h"
 
 namespace sparsify {
@@ -39,6 +39,20 @@ inline void run_stage(const Stage &stage, const W *w, const T *x, T *y) {
   }
 }
 
+// Runs a stage, or two where they go together, and tells how many.
+template <class T, int V, class W>
+inline int64_t run_next(const Stage *stage, const void *const *factors, const T *x, T *y) {
+  const W *w = static_cast<const W *>(factors[0]);
+  if constexpr (IS_SAME<T, W>) {
+    if (has_pair(*stage)) {
+      run_pair<T, V>(stage, w, static_cast<const W *>(factors[1]), x, y);
+      return 2;
+    }
+  }
+  run_stage<T, V>(*stage, w, x, y);
+  return 1;
+}
+
 // Sends the outputs of a tile on their way, by slots or, where slots is null, in their own order.
 template <class T, int V, class E>
 inline void deliver(const Forward &call, T *tile, const int32_t *slots, E *y, int64_t rows) {
@@ -59,8 +73,8 @@ inline void forward_tile(const Forward &call, const E *x, int64_t rows, E *y, T 
   for (int64_t number = 0; number < count; number++) {
     const Branch &branch = fabric.branches[number];
     enter<T, V>(x, call.x_stride, rows, fabric.in, branch.enter, branch.in, one);
-    for (int64_t s = branch.first; s < branch.first + branch.count; s++) {
-      run_stage<T, V>(fabric.stages[s], static_cast<const W *>(call.factors[s]), one, other);
+    for (int64_t s = branch.first; s < branch.first + branch.count;) {
+      s += run_next<T, V, W>(&fabric.stages[s], call.factors + s, one, other);
       T *swap = one;
       one = other, other = swap;
     }
