@@ -22,6 +22,9 @@ class Array {
     return items_ != nullptr;
   }
 
+  // Forgets the items from `count` on.
+  void truncate(int64_t count) { count_ = count; }
+
   void swap(Array &other) {
     T *items = items_;
     int64_t count = count_;

@@ -274,6 +274,7 @@ const char *compile(const int64_t *description, int64_t count, const int64_t *in
       return wrong;
     next += description[3 + i] * STEP;
   }
+  fabric->stages.truncate(compiler.stages());  // steps without weights are no stages
   return nullptr;
 }
 

@@ -2,7 +2,7 @@
 // whose weights are contiguous.
 #pragma once
 
-#include "tile.h"
+#include "product.h"
 
 namespace sparsify {
 namespace SPARSIFY_ISA {
@@ -65,23 +65,31 @@ inline bool has_square_dots(const Stage &stage) {
   return stage.inputs == C && stage.outputs == C && C < LANES<T> && stage.out % LANES<T> == 0;
 }
 
+// A graph's outputs for one row.
+template <class T, class W>
+inline void row_gather(const Stage &stage, const W *w, const T *x, T *out) {
+  constexpr int EDGES = 4;  // at once, so that sums do not wait for each other
+  for (int64_t o = 0; o < stage.out; o++) {
+    const W *weight = w + o * stage.inputs;
+    const int32_t *from = stage.neighbours + o * stage.inputs;
+    T total = 0;
+    for (int64_t k = 0; k < stage.inputs;) {
+      const int64_t end = stage.inputs - k < CHAIN ? stage.inputs : k + CHAIN;
+      T sum[EDGES] = {};
+      for (; k + EDGES <= end; k += EDGES)
+        UNROLL for (int e = 0; e < EDGES; e++) sum[e] += widen(weight[k + e]) * x[from[k + e]];
+      for (; k < end; k++) sum[0] += widen(weight[k]) * x[from[k]];
+      total += (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    }
+    out[o] = total;
+  }
+}
+
 // One stage for one row; `out` has room for its outputs by slots.
 template <class T, class W>
 inline void row_stage(const Stage &stage, const W *w, const T *x, T *out) {
   constexpr int N = LANES<T>;
-  if (stage.is_graph) {
-    for (int64_t o = 0; o < stage.out; o++) {
-      const W *weight = w + o * stage.inputs;
-      const int32_t *from = stage.neighbours + o * stage.inputs;
-      T sum[4] = {};
-      int64_t k = 0;
-      for (; k + 4 <= stage.inputs; k += 4)
-        UNROLL for (int e = 0; e < 4; e++) sum[e] += widen(weight[k + e]) * x[from[k + e]];
-      for (; k < stage.inputs; k++) sum[0] += widen(weight[k]) * x[from[k]];
-      out[o] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    }
-    return;
-  }
+  if (stage.is_graph) return row_gather(stage, w, x, out);
   if (has_square_dots<T, 2>(stage)) return square_dots<T, 2>(stage, w, x, out);
   if constexpr (N > 4)
     if (has_square_dots<T, 4>(stage)) return square_dots<T, 4>(stage, w, x, out);
