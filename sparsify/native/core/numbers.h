@@ -14,6 +14,12 @@ struct Bfloat {
   uint16_t bits;
 };
 
+#if defined(__aarch64__)
+typedef __fp16 HalfNumber;
+#else
+typedef _Float16 HalfNumber;
+#endif
+
 template <class E>
 struct Computed {
   using type = E;
@@ -38,7 +44,7 @@ INLINE float widen(Bfloat value) {
 }
 
 INLINE float widen(Half value) {
-  _Float16 half;
+  HalfNumber half;
   memcpy(&half, &value, 2);
   return float(half);
 }
@@ -54,7 +60,7 @@ INLINE void narrow(float value, Bfloat &to) {
 }
 
 INLINE void narrow(float value, Half &to) {
-  const _Float16 half = _Float16(value);
+  const HalfNumber half = HalfNumber(value);
   memcpy(&to, &half, 2);
 }
 
