@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from .native.library import library, path, why_not
 from .version import package_version
 
 __all__ = ["Capability", "capabilities", "plug_ins"]
@@ -39,15 +40,16 @@ def capabilities() -> tuple[Capability, ...]:
         The package itself first, then kernels, libraries and extras.
 
     Example:
-        >>> [c.name for c in capabilities() if c.kind == "kernel" and c.is_live]
-        ['torch', 'reference']
+        >>> live = {c.name for c in capabilities() if c.kind == "kernel" and c.is_live}
+        >>> live >= {"torch", "reference"}
+        True
     """
     libraries = tuple(_library("library", name, "pip install sparsify-fabric") for name in _CORE)
     extras = tuple(
         _library("extra", name, f'pip install "sparsify-fabric[{extra}]"')
         for name, extra in _EXTRAS.items()
     )
-    return (_package(), *_kernels(), *libraries, *extras)
+    return (_package(), *_kernels(), _operators(), *libraries, *extras)
 
 
 def plug_ins() -> list[dict[str, str]]:
@@ -96,7 +98,24 @@ def _kernels() -> tuple[Capability, ...]:
             found.append(Capability("kernel", name, False, f"{type(error).__name__}: {error}"))
         else:
             found.append(Capability("kernel", name, True, KERNELS.origin(name)))
-    return tuple(found)
+    return tuple(_native(row) if row.name == "cpu" else row for row in found)
+
+
+def _native(row: Capability) -> Capability:
+    """What is live of the kernel that needs the native library."""
+    native = library()
+    if native is None or not row.is_live:
+        reason = why_not() or row.detail
+        return replace(row, is_live=False, detail=f"kernel 'torch' is used instead: {reason}")
+    return replace(row, detail=f"{row.detail}, {native.sparsify_isa().decode()} instructions")
+
+
+def _operators() -> Capability:
+    """The native library as ONNX Runtime sees it: the operators of exported files."""
+    if (file := path()) is None:
+        detail = f"onnxruntime runs the bodies in exported files instead: {why_not()}"
+        return Capability("library", "libsparsify", False, detail)
+    return Capability("library", "libsparsify", True, f"operators for onnxruntime in {file}")
 
 
 def _library(kind: str, name: str, remedy: str) -> Capability:

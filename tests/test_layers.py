@@ -34,6 +34,7 @@ FLOORS = {
     "sparsify.init": 4,
     "sparsify.optim": 4,
     "sparsify.ops": 3,
+    "sparsify.native": 3,
     "sparsify.select": 2,
     "sparsify.plan": 2,
     "sparsify.site": 2,

@@ -24,7 +24,8 @@ __all__ = ["ABI", "VARIABLE", "Threads", "library", "path", "why_not"]
 VARIABLE = "SPARSIFY_NATIVE_LIBRARY"
 ABI = 1  # SPARSIFY_ABI of the header that the signatures below follow
 
-_FILE = {"win32": "sparsify.dll", "darwin": "libsparsify.dylib"}.get(sys.platform, "libsparsify.so")
+_NAMES = {"win32": "sparsify.dll", "darwin": "libsparsify.dylib"}
+_FILE = _NAMES.get(sys.platform, "libsparsify.so")  # in lib/: else a module, to Python
 
 # Pointers are c_void_p, which takes addresses as plain integers: the cheapest argument there is.
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
@@ -119,7 +120,7 @@ def _load() -> _Loaded:
             return _Loaded(why_not=f"{VARIABLE} names {file}, which is no file")
         return _open(file)
     for folder in _folders:
-        file = Path(folder, _FILE).absolute()
+        file = Path(folder, "lib", _FILE).absolute()
         if file.is_file():
             return _open(file)
     return _Loaded(why_not=_why_missing())
@@ -139,8 +140,6 @@ def _open(file: Path) -> _Loaded:
                 "build it again: install the package again"
             )
         for name, (result, arguments) in _SIGNATURES.items():
-            if name == "sparsify_ort_calls" and not hasattr(native, name):
-                continue
             function = native[name]
             function.restype, function.argtypes = result, arguments
             setattr(native, name, function)
@@ -151,11 +150,14 @@ def _open(file: Path) -> _Loaded:
 
 def _why_missing() -> str:
     """Say how an installation comes to have no library."""
-    remedy = "install GCC 12 or Clang 15, or newer, and then install the package again"
     try:
         wheel = distribution("sparsify-fabric").read_text("WHEEL") or ""
     except PackageNotFoundError:
-        return f"a checkout that was not installed; pip install -e . builds {_FILE}"
+        return f"this is a checkout that was not installed; pip install -e . builds {_FILE}"
     if "-none-any" in wheel:
-        return f"{_FILE} could not be built when the package was installed; {remedy}"
-    return f"{_FILE} is not in {', '.join(map(str, _folders))}; {remedy}"
+        return (
+            f"{_FILE} could not be built when the package was installed; get GCC 12 or Clang 15, "
+            "or newer, and install it again with pip's --force-reinstall --no-cache-dir; with "
+            "SPARSIFY_REQUIRE_NATIVE=1 in the environment, that shows what fails"
+        )
+    return f"there is no lib/{_FILE} in {', '.join(map(str, _folders))}; install the package again"
