@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .command.arguments import parse
+from .command.models import has_fabric, inputs_of, open_model, planned, unmixed
 from .command.outputs import check_output
 from .errors import ConfigError, FileError, SparsifyError, VerificationError, nearest, require
 from .files import publish, read_text
@@ -92,7 +93,7 @@ def _fail(message: str, code: int, with_traceback: bool) -> int:
 def _plan(args: argparse.Namespace) -> None:
     output = _output(args) if args.output else None
     report = _report(args) if args.report else None
-    plan = _planned(args, _open(args, is_dry=True))
+    plan = planned(args, open_model(args, is_dry=True))
     if report:
         from .page import write_report
 
@@ -116,8 +117,8 @@ def _convert(args: argparse.Namespace) -> None:
         output = _output(args, is_folder=is_folder)
     plan = None if args.plan is None else Plan.from_json(read_text(args.plan))
     _check_init(args.init)
-    source = _open(args, is_dry=args.dry_run)
-    plan = _planned(args, source) if plan is None else _unmixed(args, plan)
+    source = open_model(args, is_dry=args.dry_run)
+    plan = planned(args, source) if plan is None else unmixed(args, plan)
     if output and not args.dry_run:
         sparse = sparsify(
             source.model, source.example_inputs, plan=plan, init=args.init, seed=args.seed
@@ -132,9 +133,9 @@ def _export(args: argparse.Namespace) -> None:
 
     write = exporter(args.output)
     output = _output(args)
-    source = _open(args)
-    example_inputs = _inputs_of(args, source)
-    if not _has_fabric(source):
+    source = open_model(args)
+    example_inputs = inputs_of(args, source)
+    if not has_fabric(source):
         logger.warning("the model has no fabric; `sparsify convert` makes one that has")
     report = write(
         source.model,
@@ -152,8 +153,8 @@ def _verify(args: argparse.Namespace) -> None:
 
     if not Path(args.file).is_file():
         raise FileError(f"There is no file {args.file}.")
-    source = _open(args)
-    report = compare(source.model, args.file, _inputs_of(args, source))
+    source = open_model(args)
+    report = compare(source.model, args.file, inputs_of(args, source))
     _show_report(args, report)
     if not report.passed:
         raise VerificationError(
@@ -163,16 +164,10 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from .bench import latency_model
-    from .bench.table import facts, rows
+    from .command.benching import calibrated, measured
 
-    if not args.calibrate:
-        raise ConfigError(
-            "Benchmarks of layers and models come with the native kernels. What there is now "
-            "measures this machine: sparsify bench --calibrate."
-        )
-    model = latency_model(recalibrate=args.force)
-    _show(args, rows(model), facts=facts(model))
+    tell = calibrated if args.calibrate else measured
+    print(tell(args, styled=_is_styled(args)))
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -235,43 +230,6 @@ _VERBS = {
 # --- what the verbs share -----------------------------------------------------------------------
 
 
-def _open(args: argparse.Namespace, *, is_dry: bool = False) -> Source:
-    from .frontend.inputspec import parse_inputs
-    from .frontend.source import Request, open_source
-
-    given = parse_inputs(args.input)
-    args.dynamic = given.dynamic
-    weights = None if args.weights is None else Path(args.weights)
-    request = Request(args.source, weights, args.trust_pickle, is_dry, args.seed)
-    logger.debug("opening %s", args.source)
-    return open_source(request, given.inputs)
-
-
-def _planned(args: argparse.Namespace, source: Source) -> Plan:
-    from .api import plan
-    from .command.options import parse_budget, parse_rule
-
-    return plan(
-        source.model,
-        source.example_inputs,
-        budget=parse_budget(args.budget or "0.1"),
-        topology=args.topology or "auto",
-        include=args.include,
-        exclude=args.exclude,
-        rules=[parse_rule(text) for text in args.rule],
-        score=args.score or "default",
-        min_speedup=args.min_speedup,
-    )
-
-
-def _unmixed(args: argparse.Namespace, plan: Plan) -> Plan:
-    for name in ("budget", "topology", "include", "exclude", "rule", "score", "min_speedup"):
-        if getattr(args, name):
-            option = name.replace("_", "-")
-            raise ConfigError(f"--plan has been decided already: --{option} cannot go with it.")
-    return plan
-
-
 def _check_init(name: str) -> None:
     from .init import INITS
 
@@ -279,25 +237,6 @@ def _check_init(name: str) -> None:
         raise ConfigError(
             f"There is no init {name!r}; there are {', '.join(INITS)}.{nearest(name, INITS)}"
         )
-
-
-def _has_fabric(source: Source) -> bool:
-    from .io.recipe import fabrics
-
-    return bool(fabrics(source.model))
-
-
-def _inputs_of(args: argparse.Namespace, source: Source) -> Any:
-    if source.example_inputs is not None:
-        return source.example_inputs
-    for name in ("example_input_array", "dummy_inputs"):
-        offered = getattr(source.model, name, None)
-        if offered is not None:
-            return offered if isinstance(offered, dict | tuple) else (offered,)
-    raise ConfigError(
-        f"{args.verb} has to run the model: give its inputs, such as --input "
-        "'x:f32[batch,3,224,224]', or let the factory return (model, example_inputs)."
-    )
 
 
 def _save(model: Any, source: Source, output: Path, is_folder: bool) -> None:

@@ -21,6 +21,7 @@ from tests.support.purity import untouched
 HOME = "tests.support.factories"
 MLP = f"{HOME}:mlp"
 X = (torch.ones(2, 64),)
+HUGE = ("--in", "99999", "--out", "99999")
 
 
 class Place:
@@ -51,6 +52,14 @@ class Place:
         (self.folder / "hf").mkdir()
         (self.folder / "hf" / "config.json").write_text(json.dumps(config))
         return self / "hf"
+
+
+def bench(*arguments: str) -> Callable[[Place], list[str]]:
+    return lambda _: ["bench", *arguments]
+
+
+def layer(*arguments: str) -> Callable[[Place], list[str]]:
+    return bench("--in", "64", "--out", "64", *arguments)
 
 
 def sparsify(**options: Any) -> Callable[[Place], Any]:
@@ -515,6 +524,57 @@ CLI: dict[str, tuple[Callable[[Place], list[str]], int, str]] = {
     "speed-up as text": (plan("--min-speedup", "fast"), 2, "min-speedup"),
     "report where nobody may": (plan("--report", "no/such/page.html"), 6, "does not exist"),
     "bench of nothing": (lambda _: ["bench"], 2, "--calibrate"),
+    "bench of a model and a layer": (bench(MLP, "--in", "8"), 2, "--in cannot go with it"),
+    "bench of a model and a suite": (bench(MLP, "--suite", "readme"), 2, "--suite cannot"),
+    "bench of half a size": (bench("--in", "8"), 2, "--in and --out"),
+    "bench of a family without a size": (bench("--fabric", "clos"), 2, "--in and --out"),
+    "bench of an unknown family": (layer("--fabric", "monarc"), 2, "Did you mean 'monarch'"),
+    "bench of a call": (layer("--fabric", "monarch(4)"), 2, "A fabric is a family"),
+    "bench of wrong options": (layer("--fabric", "monarch:blocks=x"), 2, "blocks"),
+    "bench of options that are no text": (layer("--fabric", "monarch:4"), 2, "options of a fabric"),
+    "bench of options and a budget": (
+        layer("--fabric", "monarch:blocks=4", "--budget", "0.1"),
+        2,
+        "--budget cannot go with it",
+    ),
+    "bench of a layer with rules": (layer("--rule", "a=clos"), 2, "--rule cannot go with it"),
+    "bench of a layer by a plan": (layer("--plan", "p.json"), 2, "--plan cannot go with it"),
+    "bench of a layer with inputs": (layer("--input", "x:f32[2]"), 2, "--input cannot go"),
+    "bench of an unknown suite": (bench("--suite", "readm"), 2, "Did you mean 'readme'"),
+    "bench of a suite with a size": (bench("--suite", "readme", "--in", "8"), 2, "--in cannot"),
+    "bench of a budget too small": (layer("--budget", "0.0001"), 3, "Raise the budget"),
+    "bench of a huge layer": (bench("--fabric", "monarch:blocks=99", *HUGE), 2, "a smaller one"),
+    "bench of no width": (bench("--in", "0", "--out", "8"), 2, "1 or more"),
+    "bench of a huge batch": (layer("--batch", "999999999"), 2, "give a smaller one"),
+    "bench of no rows": (layer("--batch", "0"), 2, "batch must be a whole number of 1 or more"),
+    "bench of half a row": (layer("--batch", "1.5"), 2, "--batch"),
+    "bench on no thread": (layer("--threads", "0"), 2, "threads must be a whole number of 1"),
+    "bench of no time": (layer("--seconds", "nan"), 2, "seconds must be 0 or more"),
+    "bench in an unknown mode": (layer("--mode", "wam"), 2, "Did you mean 'warm'"),
+    "bench of unknown passes": (layer("--passes", "backward"), 2, "forward, training, step"),
+    "bench in an unknown runtime": (layer("--runtime", "onnx"), 2, "Did you mean 'onnxruntime'"),
+    "bench of unknown numbers": (layer("--dtype", "int8"), 2, "float32, bfloat16"),
+    "bench of an unknown kernel": (layer("--kernel", "cuda"), 2, "no kernel 'cuda'"),
+    "bench of what cannot be run": (
+        layer("--dtype", "bfloat16", "--runtime", "onnxruntime"),
+        2,
+        "nothing to measure",
+    ),
+    "bench without inputs": (bench(f"{HOME}:without_inputs"), 2, "bench has to run the model"),
+    "bench of wrong inputs": (bench(f"{HOME}:wrong_inputs"), 4, "does not run"),
+    "bench of a head": (bench(f"{HOME}:only_a_head", "--input", "input:f32[2,64]"), 3, "replace"),
+    "bench of fabrics": (
+        lambda place: ["bench", MLP, "--weights", place.saved()],
+        2,
+        "give the dense model",
+    ),
+    "bench by a plan and a budget": (
+        lambda place: ["bench", MLP, "--plan", place.plan(), "--budget", "0.1"],
+        2,
+        "--budget cannot go with it",
+    ),
+    "calibration of a model": (bench(MLP, "--calibrate"), 2, "measures the machine"),
+    "calibration of a layer": (layer("--calibrate"), 2, "--in cannot go with it"),
     "log file below nothing": (plan("--log-file", "no/such/log"), 6, "Cannot write"),
 }
 

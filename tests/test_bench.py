@@ -314,9 +314,9 @@ def test_command_prints_held_out_measurements(
     assert "| shape | fabric |" in capsys.readouterr().out
 
 
-def test_command_without_calibrate_says_what_there_is(
+def test_command_without_arguments_says_what_there_is(
     paper: Counted, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bench"]) == 2
-    assert "sparsify bench --calibrate" in capsys.readouterr().err
+    assert "--calibrate measures this machine" in capsys.readouterr().err
     assert not paper.asked

@@ -17,7 +17,6 @@ import sparsify as sp
 from sparsify.demo import Arm, Result, run
 from sparsify.demo.data import draw, spread, standard_library
 from sparsify.demo.model import ByteTransformer
-from sparsify.demo.story import use_threads
 
 
 @dataclass(frozen=True)
@@ -77,13 +76,6 @@ def test_the_table_alone_goes_to_stdout(quick: Run) -> None:
     assert len(quick.stdout.splitlines()) == 5
     assert "final head" in quick.stderr
     assert quick.result.verdict() in quick.stderr
-
-
-def test_threads_come_back() -> None:
-    before = torch.get_num_threads()
-    with use_threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 1.5}, {"threads": 0}])

@@ -1,13 +1,16 @@
-"""How long a call takes: the median of repeated calls."""
+"""How long a call takes: the clock, the threads, the median of repeated calls."""
 
 from __future__ import annotations
 
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["clock", "seconds"]
+import torch
+
+__all__ = ["LEAST_SAMPLE", "Clock", "clock", "clock_name", "seconds", "use_threads"]
 
 Clock = Callable[[], float]
 
@@ -21,8 +24,32 @@ def clock(threads: int) -> Clock:
 
     Windows counts processor time in steps of 16 ms, which is too coarse.
     """
-    is_alone = threads == 1 and sys.platform != "win32"
-    return time.thread_time if is_alone else time.perf_counter
+    return time.thread_time if _is_alone(threads) else time.perf_counter
+
+
+def clock_name(threads: int) -> str:
+    """What the clock shows, in words.
+
+    Example:
+        >>> clock_name(2)
+        'wall time'
+    """
+    return "processor time of one thread" if _is_alone(threads) else "wall time"
+
+
+def _is_alone(threads: int) -> bool:
+    return threads == 1 and sys.platform != "win32"
+
+
+@contextmanager
+def use_threads(count: int) -> Iterator[None]:
+    """So many threads for torch within the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def seconds(call: Callable[[], object], now: Clock) -> float:

@@ -36,7 +36,11 @@ _EXAMPLES = {
         "sparsify verify bert.onnx bert-sparse/",
         "sparsify verify net.onnx my.models:make_net --weights net.safetensors",
     ),
-    "bench": ("sparsify bench --calibrate", "sparsify bench --calibrate --force --format json"),
+    "bench": (
+        "sparsify bench --fabric monarch:blocks=32 --in 1024 --out 1024 --batch 1 16 128",
+        "sparsify bench my.models:make_net --budget 0.1 --passes forward training "
+        "--runtime torch onnxruntime",
+    ),
     "inspect": ("sparsify inspect net.safetensors", "sparsify inspect net.onnx --format json"),
     "list": ("sparsify list", "sparsify list --in 1024 --out 4096 --budget 0.1"),
     "doctor": ("sparsify doctor", "sparsify doctor --format json"),
@@ -142,6 +146,7 @@ def _plan(parser: _Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=_SOURCE)
     parser.add_argument("-o", "--output", metavar="FILE", help="write the plan as JSON")
     parser.add_argument("--report", metavar="FILE", help="write the plan as one HTML page")
+    _add_force(parser)
     _add_source(parser)
     _add_choices(parser)
 
@@ -151,8 +156,9 @@ def _convert(parser: _Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=_SOURCE)
     parser.add_argument("-o", "--output", metavar="FILE", help="m.safetensors, or a folder")
     parser.add_argument("--dry-run", action="store_true", help="plan only, write nothing")
-    parser.add_argument("--plan", metavar="FILE", help="follow this plan (JSON of `sparsify plan`)")
+    _add_plan(parser)
     parser.add_argument("--init", metavar="NAME", default="orthogonal", help="initial weights")
+    _add_force(parser)
     _add_source(parser)
     _add_choices(parser)
 
@@ -162,7 +168,7 @@ def _export(parser: _Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=_SOURCE)
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="m.onnx")
     parser.add_argument("--opset", type=int, default=18, help="version of ONNX's operators")
-    parser.add_argument("--force", action="store_true", help="replace an existing output")
+    _add_force(parser)
     _add_source(parser)
 
 
@@ -174,11 +180,46 @@ def _verify(parser: _Parser) -> None:
 
 
 def _bench(parser: _Parser) -> None:
-    """Measure how fast this machine runs dense layers and fabrics, and how well that predicts."""
-    parser.add_argument(
+    """Measure layers or a model, dense against fabrics; or this machine, for predictions."""
+    parser.add_argument("source", metavar="SOURCE", nargs="?", help=f"a whole model: {_SOURCE}")
+    group = parser.add_argument_group("or layers")
+    several: dict[str, Any] = {"action": "extend", "nargs": "+"}
+    group.add_argument(
+        "--fabric",
+        **several,
+        metavar="FABRIC",
+        help="family:option=value,..., or a family that fills the --budget (default auto)",
+    )
+    _add_sizes(group)
+    group.add_argument("--suite", metavar="NAME", help="layers that belong together: readme")
+    group = parser.add_argument_group("or the machine")
+    group.add_argument(
         "--calibrate", action="store_true", help="measure once; later calls show what is kept"
     )
-    parser.add_argument("--force", action="store_true", help="measure again")
+    group.add_argument("--force", action="store_true", help="measure again")
+    group = parser.add_argument_group("how")
+    group.add_argument("--batch", **several, type=int, metavar="N", help="rows of the input")
+    group.add_argument("--threads", **several, type=int, metavar="N", help="default 1")
+    group.add_argument(
+        "--dtype", **several, metavar="NAME", help="float32, bfloat16, float16, float64"
+    )
+    group.add_argument("--runtime", **several, metavar="NAME", help="torch (default), onnxruntime")
+    group.add_argument(
+        "--passes",
+        **several,
+        metavar="NAME",
+        help="forward (default), training (with gradients), step (with AdamW)",
+    )
+    group.add_argument(
+        "--mode", **several, metavar="NAME", help="strict (one call each in turn), warm (repeated)"
+    )
+    group.add_argument("--kernel", metavar="NAME", help="of torch; see `sparsify doctor`")
+    group.add_argument(
+        "--seconds", type=float, default=1.0, metavar="S", help="of each measurement (default 1)"
+    )
+    _add_source(parser)
+    _add_plan(parser)
+    _add_choices(parser)
 
 
 def _inspect(parser: _Parser) -> None:
@@ -188,8 +229,7 @@ def _inspect(parser: _Parser) -> None:
 
 def _list(parser: _Parser) -> None:
     """List what can be chosen from, or what each family gives for a size and a budget."""
-    parser.add_argument("--in", dest="inputs", type=int, metavar="N", help="input features")
-    parser.add_argument("--out", dest="outputs", type=int, metavar="N", help="output features")
+    _add_sizes(parser)
     parser.add_argument("--budget", default="0.1", help="share of the parameters that may stay")
 
 
@@ -217,6 +257,19 @@ _VERBS = {
     "doctor": _doctor,
     "demo": _demo,
 }
+
+
+def _add_sizes(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--in", dest="inputs", type=int, metavar="N", help="input features")
+    parser.add_argument("--out", dest="outputs", type=int, metavar="N", help="output features")
+
+
+def _add_plan(parser: _Parser) -> None:
+    parser.add_argument("--plan", metavar="FILE", help="follow this plan (JSON of `sparsify plan`)")
+
+
+def _add_force(parser: _Parser) -> None:
+    parser.add_argument("--force", action="store_true", help="replace an existing output")
 
 
 def _add_source(parser: _Parser) -> None:
@@ -254,13 +307,14 @@ def _add_choices(parser: _Parser) -> None:
         "--rule", **{**many, "metavar": "RULE"}, help="'pattern=family:option=value'"
     )
     group.add_argument("--config", metavar="FILE", help="options from a TOML or JSON file")
-    group.add_argument("--force", action="store_true", help="replace an existing output")
 
 
 def _add_general(parser: _Parser, *, has_data: bool) -> None:
     group = parser.add_argument_group("output")
     if has_data:
         group.add_argument("--format", choices=FORMATS, default="table", help="of stdout")
+        same: dict[str, Any] = {"action": "store_const", "dest": "format", "const": "json"}
+        group.add_argument("--json", **same, default=argparse.SUPPRESS, help="--format json")
         group.add_argument("--color", choices=("auto", "always", "never"), default="auto")
     group.add_argument("--log-file", metavar="FILE", help="write the log there too")
     group.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")

@@ -13,10 +13,11 @@ from ..config import Budget, Rule
 from ..errors import ConfigError, nearest
 from ..files import read_text
 
-__all__ = ["config_tokens", "parse_budget", "parse_rule"]
+__all__ = ["config_tokens", "parse_budget", "parse_fabric", "parse_rule"]
 
 # The shortest pattern wins, so that a regular expression may hold "=" itself.
 _RULE = re.compile(r"(?P<pattern>.+?)=(?P<family>[A-Za-z_]\w*)(?::(?P<options>.+))?", re.DOTALL)
+_FABRIC = re.compile(r"(?P<family>[A-Za-z_]\w*)(?::(?P<options>.+))?", re.DOTALL)
 _WORDS = {"true": True, "false": False}
 
 
@@ -73,7 +74,7 @@ def parse_rule(text: str) -> Rule:
             "A rule is pattern=family, with :option=value,... behind it where wanted, such as "
             f"'encoder.*=monarch:blocks=8', or pattern=keep; got {text!r}."
         )
-    options = _literals(match["options"] or "", text)
+    options = _literals("rule", match["options"] or "", text)
     if match["family"] == "keep":
         if options:
             raise ConfigError(f"A rule that keeps layers has no options; got {text!r}.")
@@ -83,7 +84,29 @@ def parse_rule(text: str) -> Rule:
     return Rule(match["pattern"], topology=topology, budget=budget, options=options)
 
 
-def _literals(options: str, text: str) -> dict[str, Any]:
+def parse_fabric(text: str) -> tuple[str, dict[str, Any]]:
+    """A fabric as in a rule: family:option=value,option=value; or the family alone.
+
+    Returns:
+        The family and its options.
+
+    Raises:
+        ConfigError: a text of another form, or values that are no Python literals.
+
+    Example:
+        >>> parse_fabric("monarch:blocks=32")
+        ('monarch', {'blocks': 32})
+    """
+    match = _FABRIC.fullmatch(text)
+    if match is None:
+        raise ConfigError(
+            "A fabric is a family, with :option=value,... behind it where wanted, such as "
+            f"monarch:blocks=8; got {text!r}."
+        )
+    return match["family"], _literals("fabric", match["options"] or "", text)
+
+
+def _literals(what: str, options: str, text: str) -> dict[str, Any]:
     """Values as Python literals: numbers, names of truth, strings, tuples."""
     try:
         call = ast.parse(f"f({options})", mode="eval").body
@@ -92,8 +115,8 @@ def _literals(options: str, text: str) -> dict[str, Any]:
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         pass
     raise ConfigError(
-        "The options of a rule are option=value,... with numbers, true, false, strings or tuples; "
-        f"got {text!r}."
+        f"The options of a {what} are option=value,... with numbers, true, false, strings or "
+        f"tuples; got {text!r}."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ByteTransformer"]
+__all__ = ["Block", "ByteTransformer"]
 
 BYTES = 256
 RECENT = 4  # bytes that are mixed before the first block: small models learn much faster with it
@@ -13,11 +13,17 @@ HEAD_WIDTH = 32
 
 
 class Block(nn.Module):
-    """Attention and a two-layer network, each behind a norm and beside a skip."""
+    """Attention and a two-layer network, each behind a norm and beside a skip.
 
-    def __init__(self, width: int) -> None:
-        """See `ByteTransformer`."""
+    Args:
+        width: features per position, a multiple of head_width.
+        head_width: features per head.
+    """
+
+    def __init__(self, width: int, head_width: int = HEAD_WIDTH) -> None:
+        """See the class."""
         super().__init__()
+        self.head_width = head_width
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -30,7 +36,7 @@ class Block(nn.Module):
         x: Tensor,  # (batch, length, width)
     ) -> Tensor:  # (batch, length, width)
         """Look back, then think."""
-        heads = self.qkv(self.norm1(x)).unflatten(2, (3, -1, HEAD_WIDTH))
+        heads = self.qkv(self.norm1(x)).unflatten(2, (3, -1, self.head_width))
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # (batch, heads, length, head_width) each
         seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.proj(seen.transpose(1, 2).flatten(2))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
 from ..api import plan, sparsify
+from ..bench.timing import use_threads
 from ..errors import ConfigError
 from .console import say
 from .contender import Contender
@@ -20,7 +20,7 @@ from .model import ByteTransformer
 from .result import Result
 from .train import BATCH, LENGTH, OUTER_RATE
 
-__all__ = ["run", "use_threads"]
+__all__ = ["run"]
 
 WIDTH = 256
 NARROW_WIDTH = 96  # the narrowest whose body has at least the fabric's weights
@@ -153,14 +153,3 @@ def _carry_on(contenders: list[Contender], tokens: torch.Tensor) -> float:
     reports = [contender.export(tokens) for contender in contenders]
     say(f"{reports[-1]}\n")
     return max(d.max_abs for d in reports[-1].differences) if reports[-1] else 0.0
-
-
-@contextmanager
-def use_threads(count: int) -> Iterator[None]:
-    """So many threads for torch within the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,0 +1,110 @@
+"""The model that a verb works on: opened as its options say, planned as they say."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..frontend.source import Source
+    from ..plan import Plan
+
+__all__ = ["has_fabric", "inputs_of", "open_model", "planned", "unmixed"]
+
+logger = logging.getLogger(__name__)
+
+
+def open_model(args: argparse.Namespace, *, is_dry: bool = False) -> Source:
+    """The model of a command line; `args.dynamic` becomes the labels of its `--input`.
+
+    Args:
+        args: with the options of the group "the model".
+        is_dry: whether no values are needed.
+
+    Raises:
+        ConfigError: the options are wrong.
+        FileError: there is no such file.
+        ModelError: it cannot be opened.
+    """
+    from ..frontend.inputspec import parse_inputs
+    from ..frontend.source import Request, open_source
+
+    given = parse_inputs(args.input)
+    args.dynamic = given.dynamic
+    weights = None if args.weights is None else Path(args.weights)
+    request = Request(args.source, weights, args.trust_pickle, is_dry, args.seed)
+    logger.debug("opening %s", args.source)
+    return open_source(request, given.inputs)
+
+
+def planned(args: argparse.Namespace, source: Source) -> Plan:
+    """The plan that the options of the group "what to replace" ask for.
+
+    Args:
+        args: with these options.
+        source: what to plan.
+    """
+    from ..api import plan
+    from .options import parse_budget, parse_rule
+
+    return plan(
+        source.model,
+        source.example_inputs,
+        budget=parse_budget(args.budget or "0.1"),
+        topology=args.topology or "auto",
+        include=args.include,
+        exclude=args.exclude,
+        rules=[parse_rule(text) for text in args.rule],
+        score=args.score or "default",
+        min_speedup=args.min_speedup,
+    )
+
+
+def unmixed(args: argparse.Namespace, plan: Plan) -> Plan:
+    """The plan itself, unless options ask for another.
+
+    Args:
+        args: with the options of the group "what to replace".
+        plan: what `--plan` gave.
+
+    Raises:
+        ConfigError: one of them was given.
+    """
+    for name in ("budget", "topology", "include", "exclude", "rule", "score", "min_speedup"):
+        if getattr(args, name):
+            option = name.replace("_", "-")
+            raise ConfigError(f"--plan has been decided already: --{option} cannot go with it.")
+    return plan
+
+
+def has_fabric(source: Source) -> bool:
+    """Whether some layer is a fabric already."""
+    from ..io.recipe import fabrics
+
+    return bool(fabrics(source.model))
+
+
+def inputs_of(args: argparse.Namespace, source: Source) -> Any:
+    """What the model can be called with: its own, or those of the command line.
+
+    Args:
+        args: whose verb has to run the model.
+        source: the model.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if source.example_inputs is not None:
+        return source.example_inputs
+    for name in ("example_input_array", "dummy_inputs"):
+        offered = getattr(source.model, name, None)
+        if offered is not None:
+            return offered if isinstance(offered, dict | tuple) else (offered,)
+    raise ConfigError(
+        f"{args.verb} has to run the model: give its inputs, such as --input "
+        "'x:f32[batch,3,224,224]', or let the factory return (model, example_inputs)."
+    )
