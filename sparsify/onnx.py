@@ -6,16 +6,24 @@ as they are; what is here adds the project's own kernels where they are live.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import FileError, ModelError
+from .native import library
 
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["session"]
+__all__ = ["library_path", "register", "session"]
+
+_logger = logging.getLogger(__name__)
+
+_CPU = "CPUExecutionProvider"
+_OLDEST = (1, 17)  # the first onnxruntime whose table our operators can use
 
 
 def session(
@@ -28,9 +36,11 @@ def session(
 
     Args:
         path: an ONNX file.
-        sess_options: onnxruntime's options; the object is not changed.
-        native: use the native kernels where they are live. This version has none, so both values
-            run the bodies that are in the file.
+        sess_options: onnxruntime's options. With native=True they gain our library, as by
+            `register`: onnxruntime keeps libraries in its options, and has no way to copy those.
+        native: use the native kernels where they are live (`sparsify doctor`), from onnxruntime
+            1.17 on, unless another provider than the CPU's comes first. Else, and with False, the
+            bodies that are in the file run.
         **kwargs: further arguments of `onnxruntime.InferenceSession`; providers: the CPU's.
 
     Raises:
@@ -52,7 +62,9 @@ def session(
     if sess_options is None:
         sess_options = onnxruntime.SessionOptions()
         sess_options.log_severity_level = 3  # errors; they are raised as well
-    kwargs.setdefault("providers", ["CPUExecutionProvider"])
+    providers = kwargs.setdefault("providers", [_CPU])
+    if native and providers and providers[0] in (_CPU, (_CPU, {})):
+        _register_if_live(sess_options)
     try:
         return onnxruntime.InferenceSession(os.fspath(path), sess_options, **kwargs)
     except Exception as error:  # onnxruntime's exceptions share no base class
@@ -60,3 +72,69 @@ def session(
         raise ModelError(
             f"onnxruntime {onnxruntime.__version__} cannot load {Path(path).name}: {reason[:300]}"
         ) from error
+
+
+def register(sess_options: onnxruntime.SessionOptions) -> None:
+    """Add the native operators to options, for sessions that you open yourself.
+
+    Doing it again for the same options changes nothing. An onnxruntime before 1.17 takes the
+    library and goes on running the bodies.
+
+    Args:
+        sess_options: the options to change.
+
+    Raises:
+        FileError: the native library is not live; the message says why and what to do.
+        ModelError: onnxruntime refuses it.
+
+    Example:
+        >>> import onnxruntime
+        >>> options = onnxruntime.SessionOptions()
+        >>> if library.path():
+        ...     register(options)
+    """
+    import onnxruntime
+
+    path = library_path()
+    try:
+        sess_options.register_custom_ops_library(str(path))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"onnxruntime {onnxruntime.__version__} refuses {path}: {reason[:300]}"
+        ) from error
+
+
+def library_path() -> Path:
+    """The native library, for runtimes of other languages.
+
+    It exports `RegisterCustomOps`, so whatever calls onnxruntime's `RegisterCustomOpsLibrary` can
+    load it: `examples/onnx_native.c` does so in C.
+
+    Raises:
+        FileError: the native library is not live; the message says why and what to do.
+    """
+    path = library.path()
+    if path is None:
+        raise FileError(
+            f"The native library is not live: {library.why_not()}. Exported files run without it, "
+            "on the bodies that they carry."
+        )
+    return path
+
+
+def _register_if_live(sess_options: onnxruntime.SessionOptions) -> None:
+    """Register the library where there is one that this onnxruntime can use."""
+    import onnxruntime
+
+    if library.path() is None:
+        _logger.info("Running the bodies of fabrics: %s.", library.why_not())
+        return
+    version = tuple(int(number) for number in re.findall(r"\d+", onnxruntime.__version__)[:2])
+    if version < _OLDEST:
+        _logger.info("Running the bodies of fabrics: onnxruntime %s is too old.", version)
+        return
+    try:
+        register(sess_options)
+    except ModelError as error:
+        _logger.warning("Running the bodies of fabrics: %s", error)

@@ -19,7 +19,7 @@ from sparsify.export.inputs import Inputs
 from sparsify.export.onnx_graph import GraphWriter
 from sparsify.export.onnx_neighbours import write_neighbours
 from sparsify.export.onnx_ops import DOMAIN
-from sparsify.fabric import Fabric, GraphStage, Shuffle
+from sparsify.fabric import Fabric, GraphStage, Shuffle, Stage
 from sparsify.steps import GRAPHS as GRAPHS_BY_NAME
 from sparsify.verify import compare
 from tests.support.onnx_nets import GRAPHS, MONARCH, ODD, ConvNet, Net, X
@@ -40,9 +40,19 @@ def test_one_node_per_fabric(net: Net, tmp_path: Path) -> None:
     model = onnx.load(tmp_path / "m.onnx")
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     assert [node.name for node in nodes] == ["first", "second", "second#2", "third"]
-    assert [node.op_type for node in nodes] == ["Fabric_v1_0"] * 3 + ["Fabric_v1_1"]
-    assert [function.name for function in model.functions] == ["Fabric_v1_0", "Fabric_v1_1"]
-    assert list(nodes[0].input) == ["x", "first.factors.0", "first.factors.1"]
+    names = ["Fabric_v1_0", "Fabric_v1_1", "FabricIndexed_v1_0"]  # the second one has no bias
+    assert [node.op_type for node in nodes] == [names[0], names[1], names[1], names[2]]
+    assert [function.name for function in model.functions] == names
+    assert list(nodes[0].input) == [
+        "x",
+        "first.factors.0",
+        "first.factors.1",
+        "first.bias",
+    ]
+    factors = [f"third.factors.{i}" for i in range(3)]
+    assert list(nodes[-1].input)[2:] == [*factors, "third.bias"]
+    indices = nodes[-1].input[1]
+    assert indices in {output for node in model.graph.node for output in node.output}
     weights = {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}
     for name, tensor in net.state_dict().items():
         if ".factors." in name:
@@ -89,6 +99,7 @@ def test_convolutions(tmp_path: Path) -> None:
     assert report.passed
     assert {d.output for d in report.differences} == {"taps", "point", "graphs"}
     kinds = [node.op_type for node in onnx.load(path).graph.node if node.domain == DOMAIN]
+    assert set(kinds) == {"FabricConv_v1_0", "FabricConv_v1_1", "FabricConvIndexed_v1_0"}
     assert kinds.count("FabricConv_v1_1") == 1  # the one without taps
     assert sp.onnx.session(path).get_inputs()[0].shape == ["batch", 16, "height", "width"]
 
@@ -119,7 +130,27 @@ def test_no_indices_are_stored(tmp_path: Path) -> None:
     layer = sp.nn.FabricLinear(Fabric(1024, 1024, ((Shuffle(1024, seed=1), graph),)), bias=False)
     path = tmp_path / "m.onnx"
     sp.export_onnx(layer, path, (torch.ones(2, 1024),))
-    assert path.stat().st_size < 4 * 1024 * 16 + 8000
+    assert path.stat().st_size < 4 * 1024 * 16 + 12000
+
+
+def test_seeds_share_a_body(tmp_path: Path) -> None:
+    """Fabrics that differ in their seeds alone are one structure with different indices."""
+    fabrics = [Fabric(8, 8, ((Shuffle(8, seed=s), Stage(2, 4, 4, 1)),)) for s in (1, 2, 1)]
+    net = nn.Sequential(*(sp.nn.FabricLinear(fabric) for fabric in fabrics))
+    report = sp.export_onnx(net, tmp_path / "m.onnx", (torch.linspace(-1, 1, 24).reshape(3, 8),))
+    assert report is not None
+    assert report.passed
+    model = onnx.load(tmp_path / "m.onnx")
+    nodes = [node for node in model.graph.node if node.domain == DOMAIN]
+    assert [node.op_type for node in nodes] == ["FabricIndexed_v1_0"] * 3
+    assert nodes[0].input[1] == nodes[2].input[1] != nodes[1].input[1]
+    assert {attribute.name for attribute in nodes[0].attribute} == {
+        "has_bias",
+        "branches",
+        "in_features",
+        "out_features",
+        "steps",
+    }
 
 
 def test_a_graph_without_a_form_in_onnx_is_refused(tmp_path: Path, monkeypatch: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +15,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
-from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from torch import Tensor
 
-import sparsify.steps
-from sparsify.export.onnx_ops import DOMAIN, GENERATORS, OpTable, structure
-from sparsify.fabric import Fabric
+from sparsify.export.onnx_ops import structure
+from sparsify.fabric import Fabric, Shuffle, Stage
 from sparsify.ops.window import Window
 from sparsify.topology import TOPOLOGIES
 from tests.support.fabrics import any_fabrics, dense_matrix, random_fabrics, random_factors
+from tests.support.onnx_models import body_model
 from tests.support.onnx_nets import GRAPHS, MONARCH, ODD
 
 Array = npt.NDArray[Any]
 LEADS = ((), (1,), (5,), (2, 3), (2, 1, 3))
-
-
-def body_model(
-    fabric: Fabric, factors: Sequence[Tensor | Array], rank: int, window: Window | None = None
-) -> onnx.ModelProto:
-    """A model of one node and its body."""
-    table = OpTable()
-    name = table.name(fabric, window)
-    weights = [numpy_helper.from_array(np.asarray(f), f"w{i}") for i, f in enumerate(factors)]
-    kind = weights[0].data_type
-    names = ["x", *(weight.name for weight in weights)]
-    node = helper.make_node(name, names, ["y"], domain=DOMAIN, **structure(fabric, window))
-    graph = helper.make_graph(
-        [node],
-        "body",
-        [helper.make_tensor_value_info("x", kind, [f"x{i}" for i in range(rank)])],
-        [helper.make_tensor_value_info("y", kind, [f"y{i}" for i in range(rank)])],
-        weights,
-    )
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(DOMAIN, 1)]
-    functions = table.functions({name}, 18)
-    model = helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=8)
-    onnx.checker.check_model(model, full_check=True)
-    return model
 
 
 def in_onnxruntime(model: onnx.ModelProto, *inputs: Array, optimize: bool = True) -> list[Array]:
@@ -131,25 +104,28 @@ def test_body_of_convolution(fabric: Fabric, kernel: tuple[int, ...]) -> None:
 
 def test_structure_names_every_step() -> None:
     steps = structure(ODD)["steps"]
-    assert steps == [3, 4, 6, 1, 0, 12, 3, 0, 2, 3, 2, 3, -1, 16, 0, 3, 1, 17, 16, 1]
+    assert steps == [
+        *(0, 3, 4, 6, 1, 1, 12, 3, 0, 0, 0, 2, 3, 2, 3),
+        *(2, 16, 0, 0, 0, 0, 1, 17, 16, 1),
+    ]
     assert structure(ODD)["branches"] == [3, 2]
-    assert "graphs" not in structure(ODD)
 
 
-def test_structure_describes_graphs() -> None:
+def test_structure_points_into_the_tables() -> None:
     attributes = structure(GRAPHS)
     assert attributes["branches"] == [3, 2]
     assert attributes["steps"] == [
-        *(-2, 0, 5, 0, -1, 36, 0, 8, -2, 5, 5, 0),
-        *(-2, 10, 7, 0, -2, 17, 5, 0),
+        *(3, 18, 36, 6, 0, 2, 36, 216, 0, 0, 3, 36, 36, 5, 252),
+        *(3, 16, 16, 5, 432, 3, 16, 32, 3, 512),
     ]
-    assert attributes["graphs"] == [
-        *(0, 18, 36, 6, 5 - 2**63),
-        *(2, 36, 36, 5, 1),
-        *(3, 16, 16, 5, 0, 4, 4),
-        *(7, 16, 32, 3, 6),
-    ]
-    assert sorted(GENERATORS) == sorted(sparsify.steps.GRAPHS)
+
+
+def test_equal_steps_share_a_table() -> None:
+    shuffle, stage = Shuffle(16, seed=3), Stage(4, 4, 4, 1)
+    fabric = Fabric(16, 16, ((shuffle, stage, shuffle, stage), (Shuffle(16, seed=4), stage)))
+    steps = structure(fabric)["steps"]
+    assert [steps[i : i + 3] for i in (0, 10, 20)] == [[2, 16, 0], [2, 16, 0], [2, 16, 16]]
+    check_body(fabric)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.float16])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ..steps import GraphStage, Shuffle, Stage
 from .onnx_graph import GraphWriter
 from .onnx_parts import write_fold, write_graph_weight, write_shuffle, write_sum, write_wrap
+from .onnx_tables import IndexTables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,13 +41,15 @@ def write_fabric(write: GraphWriter, fabric: Fabric, x: str, factors: Iterator[s
     Args:
         write: where the nodes go.
         fabric: what to compute.
-        x: the input (*lead, in_features), any number of leading axes.
+        x: the input (*lead, in_features), any number of leading axes. Tables of indices are read
+            from the input of their own name.
         factors: names of the weights, of `stage.shape`, in the order of `fabric.stages`.
 
     Returns:
         The name of the output (*lead, out_features).
     """
-    branches = [_branch(write, fabric, branch, x, factors) for branch in fabric.branches]
+    tables = IndexTables(fabric)
+    branches = [_branch(write, tables, fabric, branch, x, factors) for branch in fabric.branches]
     total = write_sum(write, branches)
     lead = write("Shape", x, start=0, end=-1)
     shape = write("Concat", lead, write.constant([fabric.out_features]), axis=0)
@@ -54,7 +57,12 @@ def write_fabric(write: GraphWriter, fabric: Fabric, x: str, factors: Iterator[s
 
 
 def _branch(
-    write: GraphWriter, fabric: Fabric, branch: Branch, x: str, factors: Iterator[str]
+    write: GraphWriter,
+    tables: IndexTables,
+    fabric: Fabric,
+    branch: Branch,
+    x: str,
+    factors: Iterator[str],
 ) -> str:
     """One cascade with its wrap and fold: the name of (M, out_features)."""
     wide = branch[0].in_features
@@ -64,23 +72,25 @@ def _branch(
         if isinstance(step, Stage):
             value = _stage(write, step, value, next(factors))
         elif isinstance(step, GraphStage):
-            value = _graph(write, step, _rows(write, value), next(factors))
+            value = _graph(write, tables, step, _rows(write, value), next(factors))
         else:
-            value = _shuffle(write, step, _rows(write, value))
+            value = _shuffle(write, tables, step, _rows(write, value))
     wide = branch[-1].out_features
     rows = write.reshape(_rows(write, value), [-1, wide])
     return write_fold(write, rows, wide, fabric.out_features, 1)
 
 
-def _shuffle(write: GraphWriter, step: Shuffle, rows: str) -> str:
+def _shuffle(write: GraphWriter, tables: IndexTables, step: Shuffle, rows: str) -> str:
     if step.stride is None:
-        return write_shuffle(write, step, write.reshape(rows, [-1, step.size]), 1)
+        return write_shuffle(write, tables, step, write.reshape(rows, [-1, step.size]), 1)
     grid = write.reshape(rows, [-1, step.size // step.stride, step.stride])
     return write.transpose(grid, 0, 2, 1)
 
 
-def _graph(write: GraphWriter, stage: GraphStage, rows: str, factor: str) -> str:
-    weight = write.transpose(write_graph_weight(write, stage, factor, ()), 1, 0)
+def _graph(
+    write: GraphWriter, tables: IndexTables, stage: GraphStage, rows: str, factor: str
+) -> str:
+    weight = write.transpose(write_graph_weight(write, tables, stage, factor, ()), 1, 0)
     return str(write("MatMul", write.reshape(rows, [-1, stage.in_features]), weight))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from .inputs import Axes, Inputs
-from .onnx_ops import DOMAIN, OpTable
+from .onnx_ops import DOMAIN, TABLES, OpTable
 from .sandbox import sandbox
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ def capture(
     renamed = _rename(graph, list(inputs.tensors()), list(outputs))
     _label_axes(graph, axes)
     _name_nodes(graph)
+    _type_outputs(graph)
     _attach_bodies(graph, table, opset)
+    _attach_tables(graph, table)
     return Captured(graph, program.exported_program, renamed)
 
 
@@ -152,10 +154,17 @@ def _name_nodes(graph: ir.Model) -> None:
     seen: dict[str, int] = {}
     for node in graph.graph.all_nodes():
         if node.domain == DOMAIN:
-            weight = node.inputs[1]
-            layer = str(weight.name).rsplit(".factors.", 1)[0] if weight is not None else ""
+            weight = next(value for value in node.inputs[1:] if value is not None)
+            layer = str(weight.name).rsplit(".factors.", 1)[0]
             calls = seen[layer] = seen.get(layer, 0) + 1
             node.name = layer if calls == 1 else f"{layer}#{calls}"
+
+
+def _type_outputs(graph: ir.Model) -> None:
+    """Write down what our nodes give: onnxruntime 1.17 does not infer it for its custom ops."""
+    for node in graph.graph.all_nodes():
+        if node.domain == DOMAIN and node.inputs[0] is not None:
+            node.outputs[0].type = node.outputs[0].type or node.inputs[0].type
 
 
 def _attach_bodies(graph: ir.Model, table: OpTable, opset: int) -> None:
@@ -165,3 +174,24 @@ def _attach_bodies(graph: ir.Model, table: OpTable, opset: int) -> None:
     for proto in table.functions(used, opset):
         function = ir.serde.deserialize_function(proto)
         graph.functions[function.identifier()] = function
+
+
+def _attach_tables(graph: ir.Model, table: OpTable) -> None:
+    """Compute index tables before all else, and hand them to the nodes that read them."""
+    from onnx import helper
+    from onnxscript import ir
+
+    main = graph.graph
+    indices: dict[int, ir.Value] = {}
+    for node in list(main.all_nodes()):
+        if node.domain != DOMAIN or TABLES not in node.attributes:
+            continue
+        number = node.attributes.pop(TABLES).as_int()
+        if number not in indices:
+            proto = helper.make_graph(table.write_tables(number).nodes, "tables", [], [])
+            part = ir.serde.deserialize_graph(proto)
+            nodes = list(part)
+            part.remove(nodes)
+            main.insert_before(main[0], nodes)
+            indices[number] = nodes[-1].outputs[0]
+        node.replace_input_with(1, indices[number])

@@ -14,6 +14,7 @@ from ..ops.window import Window
 from ..steps import GraphStage, Step, Weighted
 from .onnx_graph import GraphWriter
 from .onnx_parts import write_fold, write_graph_weight, write_shuffle, write_sum, write_wrap
+from .onnx_tables import IndexTables
 
 if TYPE_CHECKING:
     from ..fabric import Branch, Fabric
@@ -31,13 +32,17 @@ def write_fabric_conv(
         fabric: what to compute; at most one stage of each branch has a kernel.
         window: stride, zero padding and dilation of the stages with a kernel; where there is none
             (a 1 x 1 convolution), of the first stage of each branch.
-        x: the input (N, in_features, *spatial).
+        x: the input (N, in_features, *spatial). Tables of indices are read from the input of
+            their own name.
         factors: names of the weights, of `stage.shape`, in the order of `fabric.stages`.
 
     Returns:
         The name of the output (N, out_features, *spatial).
     """
-    branches = [_branch(write, fabric, branch, window, x, factors) for branch in fabric.branches]
+    tables = IndexTables(fabric)
+    branches = [
+        _branch(write, tables, fabric, branch, window, x, factors) for branch in fabric.branches
+    ]
     return write_sum(write, branches)
 
 
@@ -58,6 +63,7 @@ def spatial_step(branch: Sequence[Step]) -> int:
 
 def _branch(
     write: GraphWriter,
+    tables: IndexTables,
     fabric: Fabric,
     branch: Branch,
     window: Window,
@@ -69,14 +75,17 @@ def _branch(
     for position, step in enumerate(branch):
         if isinstance(step, Weighted):
             attributes = window_attributes(window) if position == spatial else {}
-            value = _stage(write, step, len(window.stride), attributes, value, next(factors))
+            value = _stage(
+                write, tables, step, len(window.stride), attributes, value, next(factors)
+            )
         else:
-            value = write_shuffle(write, step, value, 1)
+            value = write_shuffle(write, tables, step, value, 1)
     return write_fold(write, value, branch[-1].out_features, fabric.out_features, 1)
 
 
 def _stage(
     write: GraphWriter,
+    tables: IndexTables,
     stage: Weighted,
     rank: int,  # spatial axes
     attributes: dict[str, Any],
@@ -85,7 +94,7 @@ def _stage(
 ) -> str:
     kernel = stage.kernel or (1,) * rank
     if isinstance(stage, GraphStage):
-        weight = write_graph_weight(write, stage, factor, kernel)
+        weight = write_graph_weight(write, tables, stage, factor, kernel)
         return str(write("Conv", value, weight, kernel_shape=kernel, **attributes))
     groups = stage.a * stage.d
     weight = write.reshape(factor, [groups * stage.b, stage.c, *kernel])

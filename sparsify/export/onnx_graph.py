@@ -1,4 +1,4 @@
-"""A little writer of ONNX nodes, for function bodies."""
+"""A little writer of ONNX nodes, for function bodies and tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["GraphWriter"]
 
 
 class GraphWriter:
-    """Collects the nodes of a function body and invents the names of its values.
+    """Collects nodes and invents the names of its values.
 
     Example:
         >>> write = GraphWriter()
@@ -24,8 +24,13 @@ class GraphWriter:
         ['Constant', 'Add']
     """
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, prefix: str = "") -> None:
+        """Start empty.
+
+        Args:
+            prefix: what all invented names start with.
+        """
+        self._prefix = prefix
         self.nodes: list[onnx.NodeProto] = []
         self._constants: dict[bytes, str] = {}
 
@@ -46,7 +51,7 @@ class GraphWriter:
         from onnx import helper
 
         if isinstance(outputs, int):
-            stem = f"{op.lower()}_{len(self.nodes)}"
+            stem = f"{self._prefix}{op.lower()}_{len(self.nodes)}"
             outputs = [stem if outputs == 1 else f"{stem}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op, inputs, outputs, **attributes))
         return outputs[0] if len(outputs) == 1 else outputs

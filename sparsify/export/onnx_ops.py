@@ -1,23 +1,34 @@
 """The custom ops of an exported file: one node per fabric, one function body per structure.
 
-Names. A file needs a body for each structure, and a native library must override all of them though
-it registers its ops before it sees a file. So a name is the kind, the version of the op's meaning
-and a running number within the file (`Fabric_v1_0`, `Fabric_v1_1`, `FabricConv_v1_0`): a library
-registers the first few hundred names, each for the same kernel, which reads the structure from the
-node's attributes; numbers beyond run by their body. The `overload` field of functions would say the
-same more plainly, but onnxruntime 1.20 to 1.26 silently runs the last overload for all of them, and
-files that have it do not load in 1.16 and 1.17.
+Names. A file needs a body for each structure, which is what the attributes of a node say, and a
+native library must override all of them though it registers its ops before it sees a file. So a
+name is the kind, the version of the op's meaning and a running number within the file
+(`Fabric_v1_0`, `Fabric_v1_1`, `FabricConv_v1_0`): a library registers the first 64 of each kind,
+all for the same kernel, which reads the structure from the attributes; numbers beyond run by
+their body. The `overload` field of functions would say the same more plainly, but onnxruntime 1.20
+to 1.26 silently runs the last overload for all of them, and files that have it do not load in 1.16
+and 1.17.
 
-Attributes of a node, all integers: `in_features`, `out_features`; `branches` (steps of each
-branch); `steps`, four numbers for each step: (a, b, c, d) of a stage, (0, size, stride, 0) and
-(-1, size, 0, seed) of a shuffle, (-2, start, length, 0) of a graph stage, which is described by so
-many numbers from there in `graphs`: generator, in_features, out_features, degree, seed, *options.
-Generators are numbered as in `GENERATORS`; seeds are signed numbers of the same 64 bits; there is
-no `graphs` without graph stages. A first step wider than in_features wraps, a last step wider than
-out_features folds (see `sparsify.fabric`). A convolution adds `kernel_shape`, `spatial` (the step
-of each branch that the window applies to), `strides`, `pads`, `dilations`.
-Inputs: x, then the weights in the order of the stages, shapes (a, d, b, c, *kernel); of a graph
-stage (out, degree, *kernel), where weight k of an output is for its k-th neighbour. No bias.
+Kinds. `Fabric` takes the last axis of x, `FabricConv` axis 1 of an image. Where a fabric has graph
+stages or random shuffles, they are `FabricIndexed` and `FabricConvIndexed`.
+
+Attributes, all integers: `in_features`, `out_features`; `branches` (steps of each branch); `steps`,
+five numbers for each step, as in `sparsify.h`:
+
+    0, a, b, c, d                      a Kronecker-sparse stage
+    1, size, stride, 0, 0              features, as (size / stride, stride), change places
+    2, size, start, 0, 0               output i reads feature indices[start + i]
+    3, in, out, degree, start          a graph stage: edge k of output i reads feature
+                                       indices[start + i * degree + k]
+
+A first step wider than in_features wraps, a last step wider than out_features folds (see
+`sparsify.fabric`). `has_bias` is 1 where the last input is a bias, else 0. Convolutions have no
+bias; they add `kernel_shape`, `spatial` (the step of each branch that the window applies to),
+`strides`, `pads`, `dilations`.
+
+Inputs: x; of the indexed kinds `indices`, one vector of int64 (see `onnx_tables`); then the weights
+in the order of the stages, shapes (a, d, b, c, *kernel), of a graph stage (out, degree, *kernel);
+then the bias (out_features).
 """
 
 from __future__ import annotations
@@ -27,27 +38,28 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import ModelError
 from ..fabric import Fabric
 from ..ops.window import Window
-from ..steps import GraphStage, Shuffle, Stage
+from ..steps import GraphStage, Shuffle, Stage, Step
 from .onnx_body import write_fabric
 from .onnx_conv_body import spatial_step, window_attributes, write_fabric_conv
 from .onnx_graph import GraphWriter
+from .onnx_tables import INDICES, IndexTables, write_tables
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DOMAIN", "GENERATORS", "OpTable", "structure"]
+__all__ = ["DOMAIN", "TABLES", "OpTable", "structure"]
 
 DOMAIN = "ai.sparsify"
 _DOMAIN_VERSION = 1  # runtimes ignore it for custom ops; new meanings get new names
 _VERSION = "v1"
 _TYPES = ["tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"]
-GENERATORS = ("random", "hypercube", "circulant", "torus", "radix", "paley", "plane", "xor")
-"""Names of `sparsify.steps.GRAPHS` by their number in a file, which never changes."""
+_BLOCKS, _TRANSPOSE, _PERMUTATION, _GRAPH = range(4)  # kinds of a step
 
-_Structure = tuple[Fabric, Window | None]
+_Structure = tuple[str, str]  # kind, attributes
+_Tables = tuple[Shuffle | GraphStage, ...]
+TABLES = "tables"  # an attribute that nodes have until they get their indices: `OpTable.tables`
 
 
 class OpTable:
@@ -62,18 +74,24 @@ class OpTable:
     def __init__(self) -> None:
         """Start empty."""
         self._names: dict[_Structure, str] = {}
+        self._examples: dict[str, tuple[Fabric, Window | None, bool]] = {}
+        self._tables: dict[_Tables, int] = {}
 
-    def name(self, fabric: Fabric, window: Window | None = None) -> str:
-        """The op of a structure: the same one for the same structure, else a new one."""
-        kind = f"{'FabricConv' if window else 'Fabric'}_{_VERSION}_"
-        number = sum(name.startswith(kind) for name in self._names.values())
-        return self._names.setdefault((fabric, window), f"{kind}{number}")
+    def name(self, fabric: Fabric, window: Window | None = None, bias: bool = False) -> str:
+        """The op of a structure: the same one for the same attributes, else a new one."""
+        kind = "FabricConv" if window else "Fabric"
+        kind += f"{'Indexed' if IndexTables(fabric).starts else ''}_{_VERSION}_"
+        number = sum(name.startswith(kind) for name in self._examples)
+        key = kind, str(structure(fabric, window, bias))
+        name = self._names.setdefault(key, f"{kind}{number}")
+        self._examples.setdefault(name, (fabric, window, bias))
+        return name
 
     def translations(self) -> dict[Callable[..., Any], Callable[..., Any]]:
         """How torch's exporter shall write our ops."""
 
-        def write_linear(x: Any, factors: Any, fabric: str) -> Any:
-            return self._node(Fabric.from_json(fabric), None, x, factors)
+        def write_linear(x: Any, factors: Any, fabric: str, bias: Any = None) -> Any:
+            return self._node(Fabric.from_json(fabric), None, x, factors, bias)
 
         def write_conv(
             x: Any,
@@ -97,78 +115,86 @@ class OpTable:
             opset: its version of the default domain; checkers want bodies of the same.
         """
         return [
-            _function(name, fabric, window, opset)
-            for (fabric, window), name in self._names.items()
+            _function(name, *example, opset)
+            for name, example in self._examples.items()
             if name in used
         ]
 
-    def _node(self, fabric: Fabric, window: Window | None, x: Any, factors: Sequence[Any]) -> Any:
+    def tables(self, fabric: Fabric) -> int | None:
+        """The number of a fabric's index tables, None where it has none."""
+        steps = tuple(IndexTables(fabric).starts)
+        return self._tables.setdefault(steps, len(self._tables)) if steps else None
+
+    def write_tables(self, number: int) -> GraphWriter:
+        """The nodes that compute index tables; the last one's output is the `indices`.
+
+        Raises:
+            ModelError: the generator of a graph has no form in ONNX.
+        """
+        write = GraphWriter(prefix=f"indices_{number}.")
+        write_tables(write, list(self._tables)[number])
+        return write
+
+    def _node(
+        self,
+        fabric: Fabric,
+        window: Window | None,
+        x: Any,
+        factors: Sequence[Any],
+        bias: Any = None,
+    ) -> Any:
         from onnxscript import values
 
-        name = self.name(fabric, window)
-        attributes = structure(fabric, window)
-        op = values.Op(
-            values.Opset(DOMAIN, _DOMAIN_VERSION), name, _schema(name, len(factors), attributes)
-        )
-        return op(x, *factors, **attributes)
+        has_bias, tables = bias is not None, self.tables(fabric)
+        name = self.name(fabric, window, has_bias)
+        attributes = structure(fabric, window, has_bias)
+        open_ = []
+        if tables is not None:  # a node gets its indices when the graph is whole
+            open_ = [None]
+            attributes[TABLES] = tables
+        schema = _schema(name, _inputs(fabric, has_bias), attributes)
+        op = values.Op(values.Opset(DOMAIN, _DOMAIN_VERSION), name, schema)
+        return op(x, *open_, *factors, *([bias] if has_bias else []), **attributes)
 
 
-def structure(fabric: Fabric, window: Window | None = None) -> dict[str, int | list[int]]:
+def structure(
+    fabric: Fabric, window: Window | None = None, bias: bool = False
+) -> dict[str, int | list[int]]:
     """The attributes of a node, as the head of this file lists them.
 
     Example:
         >>> structure(Fabric(2, 3, ((Stage(1, 3, 2, 1),),)))["steps"]
-        [1, 3, 2, 1]
+        [0, 1, 3, 2, 1]
     """
-    steps: list[int] = []
-    graphs: list[int] = []
-    for step in (step for branch in fabric.branches for step in branch):
-        if isinstance(step, GraphStage):
-            numbers = _graph_numbers(step)
-            steps += [-2, len(graphs), len(numbers), 0]
-            graphs += numbers
-        else:
-            steps += _numbers(step)
+    starts = IndexTables(fabric).starts
     attributes: dict[str, int | list[int]] = {
         "in_features": fabric.in_features,
         "out_features": fabric.out_features,
         "branches": [len(branch) for branch in fabric.branches],
-        "steps": steps,
+        "steps": [
+            n for branch in fabric.branches for step in branch for n in _numbers(step, starts)
+        ],
     }
-    if graphs:
-        attributes["graphs"] = graphs
     if window:
         attributes["kernel_shape"] = list(fabric.kernel or (1,) * len(window.stride))
         attributes["spatial"] = [spatial_step(branch) for branch in fabric.branches]
         attributes |= window_attributes(window)
+    else:
+        attributes["has_bias"] = int(bias)
     return attributes
 
 
-def _numbers(step: Stage | Shuffle) -> tuple[int, int, int, int]:
+def _numbers(step: Step, starts: dict[Shuffle | GraphStage, int]) -> tuple[int, int, int, int, int]:
     if isinstance(step, Stage):
-        return step.a, step.b, step.c, step.d
+        return _BLOCKS, step.a, step.b, step.c, step.d
+    if isinstance(step, GraphStage):
+        return _GRAPH, step.in_features, step.out_features, step.degree, starts[step]
     if step.stride is not None:
-        return 0, step.size, step.stride, 0
-    return -1, step.size, 0, _signed(step.seed or 0)
+        return _TRANSPOSE, step.size, step.stride, 0, 0
+    return _PERMUTATION, step.size, starts[step], 0, 0
 
 
-def _graph_numbers(stage: GraphStage) -> list[int]:
-    if stage.graph not in GENERATORS:
-        raise ModelError(
-            f"The graph {stage.graph!r} has no number in exported files; there are numbers for "
-            f"{', '.join(GENERATORS)}."
-        )
-    sizes = (stage.in_features, stage.out_features, stage.degree)
-    generator = GENERATORS.index(stage.graph)
-    return [generator, *sizes, _signed(stage.seed), *stage.options]
-
-
-def _signed(seed: int) -> int:
-    """A seed as the signed 64-bit number of the same bits."""
-    return (seed + 2**63) % 2**64 - 2**63
-
-
-def _schema(name: str, factors: int, attributes: dict[str, Any]) -> onnx.defs.OpSchema:
+def _schema(name: str, inputs: Sequence[str], attributes: dict[str, Any]) -> onnx.defs.OpSchema:
     from onnx.defs import OpSchema
 
     formal, kind = OpSchema.FormalParameter, OpSchema.AttrType
@@ -176,7 +202,7 @@ def _schema(name: str, factors: int, attributes: dict[str, Any]) -> onnx.defs.Op
         name,
         DOMAIN,
         _DOMAIN_VERSION,
-        inputs=[formal(name, "T") for name in _inputs(factors)],
+        inputs=[formal(name, "tensor(int64)" if name == INDICES else "T") for name in inputs],
         outputs=[formal("y", "T")],
         type_constraints=[("T", _TYPES, "")],
         attributes=[
@@ -186,26 +212,31 @@ def _schema(name: str, factors: int, attributes: dict[str, Any]) -> onnx.defs.Op
     )
 
 
-def _inputs(factors: int) -> list[str]:
-    return ["x", *(f"factor_{i}" for i in range(factors))]
+def _inputs(fabric: Fabric, bias: bool) -> list[str]:
+    indices = [INDICES] if IndexTables(fabric).starts else []
+    factors = [f"factor_{i}" for i in range(len(fabric.stages))]
+    return ["x", *indices, *factors, *(["bias"] if bias else [])]
 
 
-def _function(name: str, fabric: Fabric, window: Window | None, opset: int) -> onnx.FunctionProto:
+def _function(
+    name: str, fabric: Fabric, window: Window | None, bias: bool, opset: int
+) -> onnx.FunctionProto:
     from onnx import helper
 
     write = GraphWriter()
-    x, *factors = _inputs(len(fabric.stages))
+    inputs = _inputs(fabric, bias)
+    factors = iter(name for name in inputs if name.startswith("factor_"))
     if window:
-        result = write_fabric_conv(write, fabric, window, x, iter(factors))
+        result = write_fabric_conv(write, fabric, window, inputs[0], factors)
     else:
-        result = write_fabric(write, fabric, x, iter(factors))
-    write("Identity", result, outputs=["y"])
+        result = write_fabric(write, fabric, inputs[0], factors)
+    write("Add" if bias else "Identity", result, *(["bias"] if bias else []), outputs=["y"])
     return helper.make_function(
         DOMAIN,
         name,
-        [x, *factors],
+        inputs,
         ["y"],
         write.nodes,
         [helper.make_opsetid("", opset)],
-        attributes=list(structure(fabric, window)),
+        attributes=list(structure(fabric, window, bias)),
     )

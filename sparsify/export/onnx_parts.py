@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .onnx_graph import GraphWriter
-from .onnx_neighbours import write_neighbours, write_permutations
+from .onnx_tables import IndexTables
 
 if TYPE_CHECKING:
     from ..steps import GraphStage, Shuffle
@@ -32,10 +32,12 @@ def write_fold(write: GraphWriter, value: str, wide: int, width: int, axis: int)
     return str(write("Concat", write("Add", first, last), rest, axis=axis))
 
 
-def write_shuffle(write: GraphWriter, shuffle: Shuffle, value: str, axis: int) -> str:
+def write_shuffle(
+    write: GraphWriter, tables: IndexTables, shuffle: Shuffle, value: str, axis: int
+) -> str:
     """Permute the features of an axis."""
     if shuffle.stride is None:
-        order = write.reshape(write_permutations(write, 1, shuffle.size, shuffle.seed or 0), [-1])
+        order = tables.read(write, shuffle)
     else:
         grid = write.range(0, shuffle.size, 1)
         grid = write.reshape(grid, [shuffle.size // shuffle.stride, shuffle.stride])
@@ -44,7 +46,11 @@ def write_shuffle(write: GraphWriter, shuffle: Shuffle, value: str, axis: int) -
 
 
 def write_graph_weight(
-    write: GraphWriter, stage: GraphStage, factor: str, kernel: Sequence[int]
+    write: GraphWriter,
+    tables: IndexTables,
+    stage: GraphStage,
+    factor: str,
+    kernel: Sequence[int],
 ) -> str:
     """Put the weights of a graph stage at their places in a dense matrix of zeros.
 
@@ -54,6 +60,7 @@ def write_graph_weight(
 
     Args:
         write: where the nodes go.
+        tables: where its neighbours lie.
         stage: the stage.
         factor: the name of its weight, (out, degree, *stage.kernel).
         kernel: spatial axes of the result; with as many taps as those of the stage.
@@ -63,7 +70,7 @@ def write_graph_weight(
     """
     rows, taps = stage.out_features, stage.taps
     edges = write.constant([rows, stage.degree, taps])
-    places = write.reshape(write_neighbours(write, stage), [rows, stage.degree, 1])
+    places = write.reshape(tables.read(write, stage), [rows, stage.degree, 1])
     shape = write.constant([rows, stage.in_features, taps])
     zeros = write("CastLike", write("ConstantOfShape", shape), factor)
     weights = write("Reshape", factor, edges)
