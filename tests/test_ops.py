@@ -13,13 +13,14 @@ from torch import Tensor
 
 from sparsify.errors import ConfigError
 from sparsify.fabric import Branch, Fabric, GraphStage, Stage
-from sparsify.ops import OperandError, fabric_linear, kernel_names, use_kernel
+from sparsify.ops import OperandError, fabric_linear, use_kernel
 from tests.support.fabrics import any_fabrics, dense_matrix, is_served, random_factors
-from tests.support.linear_cases import FABRICS, served
+from tests.support.kernels import is_native, kernels_for, pairs_for
+from tests.support.linear_cases import FABRICS
 
-kernels = pytest.mark.parametrize("kernel", kernel_names())
-pairs = pytest.mark.parametrize(("kernel", "name"), served())
-SMALL = [n for n, f in FABRICS.items() if f.parameters <= 300]
+kernels = pytest.mark.parametrize("kernel", kernels_for())
+pairs = pytest.mark.parametrize(("kernel", "name"), pairs_for(FABRICS))
+SMALL = {name: fabric for name, fabric in FABRICS.items() if fabric.parameters <= 300}
 
 LEADS = ((), (0,), (1,), (15,), (17,), (2, 0, 3), (2, 3, 4), (33,), (1000,))
 
@@ -72,7 +73,7 @@ def test_forward_is_the_dense_matrix(kernel: str, name: str) -> None:
             assert_close(fabric_linear(x, factors, fabric), x.numpy() @ matrix.T)
 
 
-@pytest.mark.parametrize(("kernel", "name"), served(SMALL))
+@pytest.mark.parametrize(("kernel", "name"), pairs_for(SMALL))
 def test_gradients_are_those_of_the_dense_matrix(kernel: str, name: str) -> None:
     fabric = FABRICS[name]
     factors = random_factors(fabric)
@@ -86,7 +87,7 @@ def test_gradients_are_those_of_the_dense_matrix(kernel: str, name: str) -> None
                 assert_close(actual, wanted)
 
 
-@pytest.mark.parametrize(("kernel", "name"), [p for p in served() if p[0] != "reference"])
+@pytest.mark.parametrize(("kernel", "name"), pairs_for(FABRICS, without=("reference",)))
 def test_kernels_agree_with_the_reference(kernel: str, name: str) -> None:
     """Over every size of tile, float64 so that only the order of additions differs."""
     fabric = FABRICS[name]
@@ -122,7 +123,7 @@ def test_any_fabric(kernel: str, fabric: Fabric) -> None:
 GRAPH = Fabric(4, 4, ((GraphStage("random", 4, 4, 2),),))
 
 
-@pytest.mark.parametrize("kernel", [name for name in kernel_names() if is_served(name, GRAPH)])
+@pytest.mark.parametrize("kernel", kernels_for(GRAPH))
 @given(fabric=any_fabrics(kernels=False))
 def test_any_fabric_with_graphs(kernel: str, fabric: Fabric) -> None:
     check_forward(kernel, fabric)
@@ -133,6 +134,30 @@ def check_forward(kernel: str, fabric: Fabric) -> None:
     x = data(5, fabric.in_features)
     with use_kernel(kernel):
         assert_close(fabric_linear(x, factors, fabric), x.numpy() @ dense_matrix(fabric, factors).T)
+
+
+@pairs
+def test_bias_is_added_to_each_row(kernel: str, name: str) -> None:
+    fabric = FABRICS[name]
+    factors, bias = random_factors(fabric), data(2 * fabric.out_features)[::2]
+    matrix = dense_matrix(fabric, factors)
+    with use_kernel(kernel):
+        for lead in LEADS:
+            x, wide = data(*lead, fabric.in_features), bias.clone().requires_grad_()
+            y = fabric_linear(x, factors, fabric, bias)
+            assert_close(y, x.numpy() @ matrix.T + bias.numpy())
+            grad = data(*lead, fabric.out_features, seed=1)
+            (found,) = torch.autograd.grad(fabric_linear(x, factors, fabric, wide), wide, grad)
+            assert_close(found, grad.reshape(-1, fabric.out_features).sum(0).numpy())
+
+
+def test_gradient_of_a_bias_in_lower_precision_is_summed_in_a_higher_one() -> None:
+    fabric = FABRICS["dense"]
+    factors = [factor.bfloat16() for factor in random_factors(fabric)]
+    bias = torch.zeros(5, dtype=torch.bfloat16, requires_grad=True)
+    x = data(50, 100, 7).bfloat16()
+    fabric_linear(x, factors, fabric, bias).sum().backward()
+    assert bias.grad.tolist() == [4992.0] * 5  # 5000, rounded once; 256 where sums are rounded
 
 
 @kernels
@@ -246,8 +271,11 @@ def test_the_automatic_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.DEBUG, logger="sparsify.ops.dispatch"):
         for _ in range(2):
             fabric_linear(data(2, 5), random_factors(fabric), fabric)
-    assert len(caplog.records) == 1
-    assert repr(kernel_names()[0]) in caplog.text
+    *passed_over, chosen = (record.getMessage() for record in caplog.records)
+    assert f"kernel {'cpu' if is_native else 'torch'!r} for" in chosen
+    assert [text.split(":")[0] for text in passed_over] == (
+        [] if is_native else ["kernel 'cpu' passed over"]
+    )
 
 
 def test_a_forced_kernel_says_that_it_takes_no_graphs() -> None:
@@ -295,6 +323,20 @@ def test_wrong_operands(x: Tensor, factors: list[Tensor] | None, message: str) -
     with pytest.raises(OperandError, match=message) as caught:
         fabric_linear(x, random_factors(fabric) if factors is None else factors, fabric)
     assert isinstance(caught.value, RuntimeError)  # what the dense layer raises
+
+
+@pytest.mark.parametrize(
+    ("bias", "message"),
+    [
+        (data(7), r"bias needs the shape \(5,\); got \(7,\)"),
+        (data(1, 5), r"got \(1, 5\)"),
+        (data(5).float(), "one dtype and one device.*the bias has torch.float32"),
+    ],
+)
+def test_wrong_bias(bias: Tensor, message: str) -> None:
+    fabric = FABRICS["dense"]
+    with pytest.raises(OperandError, match=message):
+        fabric_linear(data(3, 7), random_factors(fabric), fabric, bias)
 
 
 def test_a_fabric_with_a_kernel_needs_positions() -> None:

@@ -8,12 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparsify.fabric import Fabric, Stage
-from sparsify.ops import OperandError, fabric_conv, kernel_names, use_kernel
+from sparsify.ops import OperandError, fabric_conv, use_kernel
 from tests.support.fabrics import dense_matrix, random_factors
-from tests.support.linear_cases import FABRICS, served
+from tests.support.kernels import kernels_for, pairs_for
+from tests.support.linear_cases import FABRICS
 
-kernels = pytest.mark.parametrize("kernel", kernel_names())
-PAIRS = served([name for name in FABRICS if name != "wide"], convolution=True)
+SMALL = {name: fabric for name, fabric in FABRICS.items() if name != "wide"}
+kernels = pytest.mark.parametrize("kernel", kernels_for(convolution=True))
+pairs = pytest.mark.parametrize(("kernel", "name"), pairs_for(SMALL, convolution=True))
+others = pairs_for(SMALL, convolution=True, without=("reference",))
 
 WINDOWS = {
     "1d": ((3,), (70,), {}),
@@ -39,7 +42,7 @@ def data(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize(("kernel", "name"), PAIRS)
+@pairs
 def test_convolution_is_the_dense_one(kernel: str, window: str, name: str) -> None:
     taps, positions, options = WINDOWS[window]
     fabric = FABRICS[name].with_kernel(taps)
@@ -60,7 +63,7 @@ def test_convolution_is_the_dense_one(kernel: str, window: str, name: str) -> No
 
 
 @pytest.mark.parametrize("window", ["1d", "2d, all", "1 x 1, strided"])
-@pytest.mark.parametrize(("kernel", "name"), [p for p in PAIRS if p[0] != "reference"])
+@pytest.mark.parametrize(("kernel", "name"), others)
 def test_gradients_agree_with_the_reference(kernel: str, window: str, name: str) -> None:
     """For every choice of gradients; those of the reference are checked in test_ops_torch."""
     taps, positions, options = WINDOWS[window]

@@ -15,9 +15,10 @@ from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsify.fabric import Fabric, GraphStage, Shuffle, Stage
-from sparsify.ops import fabric_conv, fabric_linear, kernel_names, use_kernel
+from sparsify.ops import fabric_conv, fabric_linear, use_kernel
 from sparsify.ops.graph import places
 from tests.support.fabrics import is_served, random_factors
+from tests.support.kernels import kernels_for
 
 BRANCHES = (
     (Stage(2, 3, 3, 1), Stage(1, 2, 2, 3)),
@@ -37,7 +38,7 @@ SPATIAL_GRAPHS = GRAPHS.with_kernel((2, 3))
 
 
 class Case(NamedTuple):
-    """An operator with operands: x first, then the factors."""
+    """An operator with operands: x first, then the factors, then the bias if there is one."""
 
     call: Callable[..., Tensor]
     operands: list[Tensor]
@@ -46,11 +47,16 @@ class Case(NamedTuple):
     rest: tuple[Any, ...]
 
 
-def _linear(dtype: torch.dtype = torch.float64, fabric: Fabric = PLAIN) -> Case:
+def _linear(dtype: torch.dtype = torch.float64, fabric: Fabric = PLAIN, bias: int = 0) -> Case:
     x = torch.linspace(-1, 1, 30, dtype=dtype).view(2, 3, 5)
     factors = random_factors(fabric, dtype=dtype)
-    call = lambda x, *factors: fabric_linear(x, factors, fabric)  # noqa: E731
-    return Case(call, _leaves(x, *factors), fabric, "fabric", (fabric.to_json(),))
+    biases = [torch.linspace(1, 3, 5, dtype=dtype)] * bias
+
+    def call(x: Tensor, *weights: Tensor) -> Tensor:
+        count = len(fabric.stages)
+        return fabric_linear(x, weights[:count], fabric, *weights[count:])
+
+    return Case(call, _leaves(x, *factors, *biases), fabric, "fabric", (fabric.to_json(),))
 
 
 def _conv(dtype: torch.dtype = torch.float64, fabric: Fabric = SPATIAL) -> Case:
@@ -68,6 +74,7 @@ def _leaves(*tensors: Tensor) -> list[Tensor]:
 
 CASES = {
     "linear": _linear,
+    "linear with bias": partial(_linear, bias=1),
     "conv": _conv,
     "linear graphs": partial(_linear, fabric=GRAPHS),
     "conv graphs": partial(_conv, fabric=SPATIAL_GRAPHS),
@@ -75,7 +82,7 @@ CASES = {
 both = pytest.mark.parametrize("make", CASES.values(), ids=CASES)
 
 
-@pytest.fixture(params=kernel_names())
+@pytest.fixture(params=kernels_for())
 def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
     with use_kernel(request.param):
         yield request.param
@@ -128,10 +135,13 @@ def _dense(factors: list[Tensor]) -> Tensor:
 @pytest.mark.parametrize("backward", [False, True])
 def test_opcheck(make: Callable[[], Case], backward: bool) -> None:
     """Schema, autograd registration, shapes without data, and tracing, static and dynamic."""
-    x, *factors = make().operands
     case = make()
+    count = 1 + len(case.fabric.stages)
+    x, *factors = make().operands[:count]
     arguments: tuple[Any, ...] = (x, factors, *case.rest)
     name = case.name
+    if not backward:
+        arguments += tuple(make().operands[count:])
     if backward:
         grad = torch.ones_like(case.call(*case.operands)).requires_grad_()
         arguments = (grad, *arguments, [True, False, True, True])
@@ -231,6 +241,8 @@ def test_flops_of_linear() -> None:
     frozen = [factors[0].detach(), factors[1].detach(), factors[2]]
     only_last = 2 * 6 * PLAIN.stages[2].parameters
     assert _flops(lambda: case.call(x.detach(), *frozen).sum().backward()) == forward + only_last
+    biased = _linear(bias=1)
+    assert _flops(lambda: biased.call(*biased.operands).sum().backward()) == 3 * forward
 
 
 def test_flops_of_graphs_count_their_edges() -> None:

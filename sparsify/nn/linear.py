@@ -67,8 +67,8 @@ class FabricLinear(FabricLayer):
         x: Tensor,  # (*batch, in_features)
     ) -> Tensor:  # (*batch, out_features)
         """Apply the layer."""
-        y = fabric_linear(x, list(self.factors), self._text)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        factors, bias = self._weights()
+        return fabric_linear(x, factors, self._text, bias)
 
 
 class FabricTransposedLinear(FabricLinear):

@@ -19,6 +19,7 @@ def _rule(name: str, device: str) -> Callable[..., Tensor]:
     def rule(x: Tensor, factors: list[Tensor], *rest: Any) -> Tensor:
         dtype = torch.get_autocast_dtype(device)
         lower = [_cast(tensor, dtype) for tensor in (x, *factors)]
+        rest = tuple(_cast(one, dtype) if isinstance(one, Tensor) else one for one in rest)
         with torch.autocast(device, enabled=False):
             y: Tensor = op(lower[0], lower[1:], *rest)
         return y

@@ -18,33 +18,45 @@ from torch import Tensor
 from . import formula
 from .schema import LIBRARY
 
-__all__: list[str] = []
+__all__ = ["Forward"]
 
+_ops = torch.ops.sparsify
 _BelowAutograd = torch._C._AutoDispatchBelowAutograd
 _AFTER = torch._C._after_autograd_keyset
 _in_transform = torch._C._are_functorch_transforms_active
 
 
-class _Forward(torch.autograd.Function):
-    """y of the operands x, *factors; `rest` is the fabric, then the window of a convolution."""
+class Forward(torch.autograd.Function):
+    """y of the operands bias (or None), x, *factors.
+
+    `compute` gets x, the factors and the bias; `derivative` what the backward operators get, where
+    `rest` is the fabric, then the window of a convolution.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, keys: Any, op: Any, derivative: Any, rest: tuple[Any, ...], *operands: Tensor
+        ctx: Any,
+        compute: Callable[[Tensor, Sequence[Tensor], Tensor | None], Tensor],
+        derivative: Callable[..., list[Tensor]],
+        rest: tuple[Any, ...],
+        bias: Tensor | None,
+        *operands: Tensor,
     ) -> Tensor:
+        """Keep the input and the factors."""
         ctx.save_for_backward(*operands)
         ctx.derivative = derivative
         ctx.rest = rest
-        with _BelowAutograd():
-            y: Tensor = op.redispatch(keys, operands[0], operands[1:], *rest)
-        return y
+        return compute(operands[0], operands[1:], bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Ask the derivative for what is needed; a bias gets the sum over all rows."""
         x, *factors = ctx.saved_tensors
-        needs = ctx.needs_input_grad[4:]
-        found = iter(ctx.derivative(grad, x, factors, *ctx.rest, needs))
-        return (None, None, None, None, *(next(found) if need else None for need in needs))
+        _, _, _, need_bias, *needs = ctx.needs_input_grad
+        grad_bias = formula.rows_of(grad).sum(0) if need_bias else None
+        found = iter(ctx.derivative(grad, x, factors, *ctx.rest, needs) if any(needs) else ())
+        grads = (next(found) if need else None for need in needs)
+        return (None, None, None, grad_bias, *grads)
 
 
 class _Backward(torch.autograd.Function):
@@ -88,26 +100,47 @@ def _differentiate(
         )
 
 
-def _forward_rule(name: str) -> Callable[..., Tensor]:
-    packet = getattr(torch.ops.sparsify, name)
-    op = packet.default
-    derivative = getattr(torch.ops.sparsify, f"{name}_backward").default
-    apply: Callable[..., Tensor] = _Forward.apply
+_apply: Callable[..., Tensor] = Forward.apply
 
-    def rule(keys: Any, x: Tensor, factors: list[Tensor], *rest: Any) -> Tensor:
-        if _in_transform():
-            return formula.apply(x, factors, *rest)
-        keys &= _AFTER
-        if torch.is_grad_enabled() and (
-            x.requires_grad or any(factor.requires_grad for factor in factors)
-        ):
-            y: Tensor = apply(keys, op, derivative, rest, x, *factors)
-            return y
+
+def _linear_rule(
+    keys: Any, x: Tensor, factors: list[Tensor], text: str, bias: Tensor | None = None
+) -> Tensor:
+    if _in_transform():
+        return formula.apply(x, factors, text, bias)
+
+    def compute(x: Tensor, factors: Sequence[Tensor], bias: Tensor | None) -> Tensor:
         with _BelowAutograd():
-            y = op.redispatch(keys, x, factors, *rest)
+            y: Tensor = _ops.fabric.default.redispatch(keys & _AFTER, x, factors, text, bias)
         return y
 
-    return rule
+    return _differentiably(compute, _ops.fabric_backward.default, (text,), x, factors, bias)
+
+
+def _conv_rule(keys: Any, x: Tensor, factors: list[Tensor], *rest: Any) -> Tensor:
+    if _in_transform():
+        return formula.apply_conv(x, factors, *rest)
+
+    def compute(x: Tensor, factors: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+        with _BelowAutograd():
+            y: Tensor = _ops.fabric_conv.default.redispatch(keys & _AFTER, x, factors, *rest)
+        return y
+
+    return _differentiably(compute, _ops.fabric_conv_backward.default, rest, x, factors, None)
+
+
+def _differentiably(
+    compute: Callable[[Tensor, Sequence[Tensor], Tensor | None], Tensor],
+    derivative: Callable[..., list[Tensor]],
+    rest: tuple[Any, ...],
+    x: Tensor,
+    factors: Sequence[Tensor],
+    bias: Tensor | None,
+) -> Tensor:
+    operands = (x, *factors) if bias is None else (x, *factors, bias)
+    if torch.is_grad_enabled() and any(operand.requires_grad for operand in operands):
+        return _apply(compute, derivative, rest, bias, x, *factors)
+    return compute(x, factors, bias)
 
 
 def _backward_rule(name: str) -> Callable[..., list[Tensor]]:
@@ -128,7 +161,7 @@ def _backward_rule(name: str) -> Callable[..., list[Tensor]]:
     return rule
 
 
-for _name in ("fabric", "fabric_conv"):
-    LIBRARY.impl(_name, _forward_rule(_name), "Autograd", with_keyset=True)
+for _name, _rule in (("fabric", _linear_rule), ("fabric_conv", _conv_rule)):
+    LIBRARY.impl(_name, _rule, "Autograd", with_keyset=True)
     _derivative = f"{_name}_backward"
     LIBRARY.impl(_derivative, _backward_rule(_derivative), "Autograd", with_keyset=True)

@@ -12,6 +12,6 @@ from .schema import LIBRARY
 
 __all__: list[str] = []
 
-for _name in ("fabric", "fabric_conv"):
-    LIBRARY.impl(_name, formula.apply, "FuncTorchBatched")
+for _name, _formula in (("fabric", formula.apply), ("fabric_conv", formula.apply_conv)):
+    LIBRARY.impl(_name, _formula, "FuncTorchBatched")
     LIBRARY.impl(f"{_name}_backward", formula.gradients, "FuncTorchBatched")

@@ -16,7 +16,7 @@ from .errors import OperandError
 from .kernels import KERNELS
 from .kernels.base import Kernel, Request
 
-__all__ = ["kernel_names", "select", "use_kernel"]
+__all__ = ["forced_kernel", "kernel_names", "select", "use_kernel"]
 
 _log = logging.getLogger(__name__)
 _forced: ContextVar[str | None] = ContextVar("sparsify_kernel", default=None)
@@ -61,6 +61,10 @@ def use_kernel(name: str) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+forced_kernel = _forced.get
+"""The name of the kernel that was forced, None where the choice is free."""
 
 
 def select(text: str, device: str, dtype: torch.dtype, convolution: bool) -> Kernel:

@@ -1,8 +1,8 @@
 """FLOP counts of the operators, for `torch.utils.flop_counter`.
 
 A multiply-add counts as two, for each weight that there is: the zeros that a kernel may multiply
-along with a graph stage do not count. The backward counts its products once: what a kernel
-recomputes to save memory is not work that the model asked for, as everywhere in torch.
+along with a graph stage do not count, nor does a bias, as everywhere in torch. The backward counts
+its products once: what a kernel recomputes to save memory is not work that the model asked for.
 """
 
 from __future__ import annotations
@@ -41,7 +41,13 @@ def _costs(x: Shape, text: str, window: Sequence[Shape]) -> Iterator[list[int]]:
         yield costs
 
 
-def _forward_flops(x: Shape, factors: Sequence[Shape], text: str, *window: Shape, **_: Any) -> int:
+def _linear_flops(
+    x: Shape, factors: Sequence[Shape], text: str, bias: Shape | None = None, **_: Any
+) -> int:
+    return sum(map(sum, _costs(x, text, ())))
+
+
+def _conv_flops(x: Shape, factors: Sequence[Shape], text: str, *window: Shape, **_: Any) -> int:
     return sum(map(sum, _costs(x, text, window)))
 
 
@@ -58,6 +64,6 @@ def _backward_flops(
     return total
 
 
-for _name in ("fabric", "fabric_conv"):
-    register_flop_formula(getattr(torch.ops.sparsify, _name))(_forward_flops)
+for _name, _formula in (("fabric", _linear_flops), ("fabric_conv", _conv_flops)):
+    register_flop_formula(getattr(torch.ops.sparsify, _name))(_formula)
     register_flop_formula(getattr(torch.ops.sparsify, f"{_name}_backward"))(_backward_flops)

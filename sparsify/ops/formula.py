@@ -15,16 +15,20 @@ from . import reference
 from .steps import Gradients
 from .window import Window
 
-__all__ = ["apply", "gradients"]
+__all__ = ["apply", "apply_conv", "gradients"]
 
 
-def apply(x: Tensor, factors: Sequence[Tensor], text: str, *window: Any) -> Tensor:
-    """Compute what `fabric` (no window) or `fabric_conv` returns."""
+def apply(x: Tensor, factors: Sequence[Tensor], text: str, bias: Tensor | None = None) -> Tensor:
+    """Compute what `fabric` returns."""
     fabric = Fabric.from_json(text)
-    if window:
-        return reference.forward(x, factors, fabric, Window.of(*window))
     y = reference.forward(rows_of(x), factors, fabric)
-    return y.reshape(*x.shape[:-1], fabric.out_features)
+    y = y.reshape(*x.shape[:-1], fabric.out_features)
+    return y if bias is None else y + bias
+
+
+def apply_conv(x: Tensor, factors: Sequence[Tensor], text: str, *window: Any) -> Tensor:
+    """Compute what `fabric_conv` returns."""
+    return reference.forward(x, factors, Fabric.from_json(text), Window.of(*window))
 
 
 def gradients(

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from ..fabric import Fabric
-from . import schema  # noqa: F401  (defines the operators)
+from . import direct
 
 __all__ = ["fabric_conv", "fabric_linear"]
 
 Sizes = int | Sequence[int]
 
 
-def fabric_linear(x: Tensor, factors: Sequence[Tensor], fabric: Fabric | str) -> Tensor:
+def fabric_linear(
+    x: Tensor, factors: Sequence[Tensor], fabric: Fabric | str, bias: Tensor | None = None
+) -> Tensor:
     """Apply a fabric to the last axis of x, in place of `torch.nn.functional.linear`.
 
     Args:
@@ -23,12 +25,13 @@ def fabric_linear(x: Tensor, factors: Sequence[Tensor], fabric: Fabric | str) ->
         factors: one weight per stage, of `stage.shape`, in the order of `fabric.stages`; of the
             dtype and device of x.
         fabric: what to apply, or its JSON text, which a caller who calls often keeps.
+        bias: (out_features,), added to each output; of the same dtype and device.
 
     Returns:
         (*lead, out_features).
 
     Raises:
-        OperandError: x or a factor does not fit.
+        OperandError: x, a factor or the bias does not fit.
 
     Example:
         >>> fabric = Fabric.from_json('{"in":4,"out":2,"branches":[[[1,2,4,1]]]}')
@@ -39,7 +42,9 @@ def fabric_linear(x: Tensor, factors: Sequence[Tensor], fabric: Fabric | str) ->
         ClosNets, arXiv 1802.03885.
     """
     text = fabric if isinstance(fabric, str) else fabric.to_json()
-    y: Tensor = torch.ops.sparsify.fabric(x, list(factors), text)
+    y: Tensor | None = direct.linear(x, factors, text, bias)
+    if y is None:
+        y = torch.ops.sparsify.fabric(x, list(factors), text, bias)
     return y
 
 

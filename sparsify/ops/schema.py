@@ -27,7 +27,7 @@ LIBRARY = torch.library.Library("sparsify", "DEF")
 _OPERANDS = "Tensor x, Tensor[] factors, str fabric"
 _WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation"
 SIGNATURES = {
-    "fabric": f"({_OPERANDS}) -> Tensor",
+    "fabric": f"({_OPERANDS}, Tensor? bias=None) -> Tensor",
     "fabric_backward": f"(Tensor grad, {_OPERANDS}, bool[] needs) -> Tensor[]",
     "fabric_conv": f"({_OPERANDS}, {_WINDOW}) -> Tensor",
     "fabric_conv_backward": f"(Tensor grad, {_OPERANDS}, {_WINDOW}, bool[] needs) -> Tensor[]",
@@ -35,7 +35,9 @@ SIGNATURES = {
 OPERATORS = tuple(SIGNATURES)
 
 
-def check(x: Tensor, factors: Sequence[Tensor], fabric: Fabric, axis: int) -> None:
+def check(
+    x: Tensor, factors: Sequence[Tensor], fabric: Fabric, axis: int, bias: Tensor | None = None
+) -> None:
     """Reject operands that do not fit a fabric.
 
     Args:
@@ -43,6 +45,7 @@ def check(x: Tensor, factors: Sequence[Tensor], fabric: Fabric, axis: int) -> No
         factors: the weights.
         fabric: what they should fit.
         axis: where the features of x are, -1 for the linear operator and 1 for a convolution.
+        bias: what is added to the output, if anything.
 
     Raises:
         OperandError: a wrong width, number or shape of factors, dtype or device.
@@ -64,22 +67,32 @@ def check(x: Tensor, factors: Sequence[Tensor], fabric: Fabric, axis: int) -> No
                 f"Factor {index} needs the shape {stage.shape} of its stage {stage}; got "
                 f"{tuple(factor.shape)}."
             )
-        if factor.dtype != x.dtype or factor.device != x.device:
-            raise OperandError(
-                f"The input and all factors need one dtype and one device; the input has "
-                f"{x.dtype} on {x.device}, factor {index} has {factor.dtype} on {factor.device}. "
-                "Move them with .to(), or use torch.autocast for mixed precision."
-            )
+        _check_place(x, factor, f"factor {index}")
+    if bias is None:
+        return
+    if bias.shape != (fabric.out_features,):
+        raise OperandError(
+            f"The bias needs the shape ({fabric.out_features},); got {tuple(bias.shape)}. The "
+            f"fabric is {fabric}."
+        )
+    _check_place(x, bias, "the bias")
 
 
-def _fabric(x: Tensor, factors: list[Tensor], text: str) -> Tensor:
+def _check_place(x: Tensor, other: Tensor, name: str) -> None:
+    if other.dtype != x.dtype or other.device != x.device:
+        raise OperandError(
+            f"The input, all factors and the bias need one dtype and one device; the input has "
+            f"{x.dtype} on {x.device}, {name} has {other.dtype} on {other.device}. "
+            "Move them with .to(), or use torch.autocast for mixed precision."
+        )
+
+
+def _fabric(x: Tensor, factors: list[Tensor], text: str, bias: Tensor | None = None) -> Tensor:
     fabric = Fabric.from_json(text)
-    check(x, factors, fabric, -1)
+    check(x, factors, fabric, -1, bias)
     kernel = select(text, x.device.type, x.dtype, False)
-    if x.dim() == 2:
-        return kernel.forward(x, factors, fabric)
-    y = kernel.forward(rows_of(x), factors, fabric)
-    return y.view(*x.shape[:-1], fabric.out_features)
+    y = kernel.forward(rows_of(x), factors, fabric, bias)
+    return y if x.dim() == 2 else y.view(*x.shape[:-1], fabric.out_features)
 
 
 def _fabric_backward(
@@ -137,9 +150,9 @@ def _conv_request(
     return fabric, window
 
 
-def _fake_fabric(x: Tensor, factors: list[Tensor], text: str) -> Tensor:
+def _fake_fabric(x: Tensor, factors: list[Tensor], text: str, bias: Tensor | None = None) -> Tensor:
     fabric = Fabric.from_json(text)
-    check(x, factors, fabric, -1)
+    check(x, factors, fabric, -1, bias)
     return x.new_empty((*x.shape[:-1], fabric.out_features))
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from sparsify.fabric import Fabric, GraphStage, Shuffle, Stage
-from sparsify.ops import kernel_names
-from tests.support.fabrics import is_served
 
 FABRICS = {
     "one number": Fabric(1, 1, ((Stage(1, 1, 1, 1),),)),
@@ -47,13 +43,3 @@ FABRICS = {
     ),
     "wide": Fabric(80, 96, ((Stage(4, 24, 20, 1), Stage(1, 8, 8, 12)),)),
 }
-
-
-def served(names: Iterable[str] = FABRICS, convolution: bool = False) -> list[tuple[str, str]]:
-    """Pairs of a kernel and the name of a fabric that it takes."""
-    return [
-        (kernel, name)
-        for kernel in kernel_names()
-        for name in names
-        if is_served(kernel, FABRICS[name], convolution)
-    ]

@@ -142,7 +142,7 @@ bool forward(const Forward &call, int64_t first, int64_t last) {
     if (V > 1 && rows > N) {
       forward_tile<T, V, W>(call, from, rows, to, one, other, sum);
       row += rows;
-    } else if (2 * rows >= N || call.rows > N) {
+    } else if (3 * rows >= N || call.rows > N) {
       forward_tile<T, 1, W>(call, from, rows, to, one, other, sum);
       row += rows;
     } else {

@@ -13,6 +13,7 @@ KERNELS = Registry(
     "kernel",
     "sparsify.kernels",
     {
+        "cpu": ".ops.kernels.native:Native",
         "torch": ".ops.kernels.portable:Portable",
         "reference": ".ops.kernels.reference:Reference",
     },

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ...fabric import Fabric
+from ..formula import rows_of
 from ..steps import Gradients
 from ..window import Window
 
-__all__ = ["Kernel", "Request", "unless_real"]
+__all__ = ["Bound", "Kernel", "Request", "unless_real"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,14 @@ class Kernel(ABC):
         """Say why this kernel cannot serve a request, or None where it can."""
 
     @abstractmethod
-    def forward(self, x: Tensor, factors: Sequence[Tensor], fabric: Fabric) -> Tensor:
-        """Apply a fabric to x of (rows, in_features); gives (rows, out_features)."""
+    def forward(
+        self, x: Tensor, factors: Sequence[Tensor], fabric: Fabric, bias: Tensor | None = None
+    ) -> Tensor:
+        """Apply a fabric to x of (rows, in_features), and add a bias of (out_features).
+
+        Returns:
+            (rows, out_features).
+        """
 
     @abstractmethod
     def backward(
@@ -68,6 +75,10 @@ class Kernel(ABC):
             needs: one entry for x, then one per factor.
         """
 
+    def bind(self, fabric: Fabric) -> Bound:
+        """Take a fabric for many calls, each with less to look up."""
+        return _Plain(self, fabric)
+
     def forward_conv(
         self, x: Tensor, factors: Sequence[Tensor], fabric: Fabric, window: Window
     ) -> Tensor:
@@ -85,6 +96,37 @@ class Kernel(ABC):
     ) -> Gradients:
         """As `backward`, for `forward_conv`."""
         raise NotImplementedError(f"{type(self).__name__} has no convolution.")
+
+
+class Bound(ABC):
+    """A kernel with a fabric: for contiguous factors and bias, and any leading axes."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, factors: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+        """Apply the fabric to x of (*lead, in_features); gives (*lead, out_features)."""
+
+    @abstractmethod
+    def backward(
+        self, grad: Tensor, x: Tensor, factors: Sequence[Tensor], needs: Sequence[bool]
+    ) -> Gradients:
+        """See Kernel."""
+
+
+class _Plain(Bound):
+    def __init__(self, kernel: Kernel, fabric: Fabric) -> None:
+        self._kernel, self._fabric = kernel, fabric
+
+    def forward(self, x: Tensor, factors: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+        y = self._kernel.forward(rows_of(x), factors, self._fabric, bias)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], self._fabric.out_features)
+
+    def backward(
+        self, grad: Tensor, x: Tensor, factors: Sequence[Tensor], needs: Sequence[bool]
+    ) -> Gradients:
+        grads = self._kernel.backward(rows_of(grad), rows_of(x), factors, self._fabric, needs)
+        if grads[0] is not None:
+            grads[0] = grads[0].view(x.shape)
+        return grads
 
 
 def unless_real(request: Request) -> str | None:

@@ -30,11 +30,14 @@ class Portable(Kernel):
             return "only Kronecker-sparse stages are supported, not graph stages"
         return unless_real(request)
 
-    def forward(self, x: Tensor, factors: Sequence[Tensor], fabric: Fabric) -> Tensor:
+    def forward(
+        self, x: Tensor, factors: Sequence[Tensor], fabric: Fabric, bias: Tensor | None = None
+    ) -> Tensor:
         """See Kernel."""
         if not x.shape[0]:
             return x.new_empty((0, fabric.out_features))
-        return _tiles(fabric, factors).forward(_runs(x))
+        y = _tiles(fabric, factors).forward(_runs(x))
+        return y if bias is None else y.add_(bias)
 
     def backward(
         self,

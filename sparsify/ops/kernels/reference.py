@@ -22,9 +22,12 @@ class Reference(Kernel):
         """Support all real numbers."""
         return unless_real(request)
 
-    def forward(self, x: Tensor, factors: Sequence[Tensor], fabric: Fabric) -> Tensor:
+    def forward(
+        self, x: Tensor, factors: Sequence[Tensor], fabric: Fabric, bias: Tensor | None = None
+    ) -> Tensor:
         """See Kernel."""
-        return reference.forward(x, factors, fabric).contiguous()
+        y = reference.forward(x, factors, fabric).contiguous()
+        return y if bias is None else y + bias
 
     def backward(
         self,

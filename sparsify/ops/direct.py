@@ -1,0 +1,171 @@
+"""The short way to a kernel: past torch's dispatcher, where nobody is watching it.
+
+An operator costs 20 us of Python per call, many times what a small layer computes. All of that is
+for those who watch operators: modes, transforms, autocast, tracers, tensors that are no plain CPU
+tensors. A call goes the short way only where there is none of them and its operands are just like
+those of a call before, which the guards of torch.compile prove in one C++ function: types, dispatch
+keys, dtype, device, need of gradients and sizes. Whatever the thread adds to the dispatch keys of
+its tensors (modes, transforms, autocast, tracing) they see too. Every other call goes to the
+operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from ..fabric import Fabric
+from .autograd import Forward
+from .dispatch import forced_kernel, select
+from .formula import wanted
+from .schema import check
+
+try:  # not torch's public interface: where a version has it not, all calls go to the operators
+    from torch._C import (
+        _are_functorch_transforms_active,
+        _dispatch_keys,
+        _is_any_autocast_enabled,
+        _is_tracing,
+        _len_torch_dispatch_stack,
+        _len_torch_function_stack,
+    )
+    from torch._C._autograd import _profiler_enabled
+    from torch._C._dynamo.guards import TensorGuards
+
+    _ = forward_ad._current_level
+except (ImportError, AttributeError):
+    is_available = False
+else:
+    is_available = True
+
+__all__ = ["backward", "is_available", "linear"]
+
+KINDS_OF_CALLS = 8  # that are remembered for a fabric
+
+_Calls = list[tuple[Any, Callable[..., Any]]]  # guards, and what serves the calls that pass them
+
+_is_compiling = torch.compiler.is_dynamo_compiling
+# Without the care that transforms need.
+_apply: Callable[..., Tensor] = super(torch.autograd.Function, Forward).apply
+
+
+def linear(x: Tensor, factors: Sequence[Tensor], text: str, bias: Tensor | None) -> Tensor | None:
+    """Compute what `sparsify::fabric` returns.
+
+    Returns:
+        The result; None where the operator must be called.
+
+    Raises:
+        OperandError: an operand does not fit.
+    """
+    if _is_compiling() or not is_available or _is_watched():
+        return None
+    operands = (x, *factors) if bias is None else (x, *factors, bias)
+    trains = torch.is_grad_enabled()
+    calls = _calls(text, len(factors), bias is None, trains)
+    for guards, run in calls:
+        if guards.check(*operands):
+            y: Tensor = run(x, factors, bias)
+            return y
+    if not _are_plain(operands, 1):
+        return None
+    fabric = Fabric.from_json(text)
+    check(x, factors, fabric, -1, bias)
+    run = select(text, "cpu", x.dtype, False).bind(fabric).forward
+    if trains and any(operand.requires_grad for operand in operands):
+        run = partial(_train, run, text)
+    _remember(calls, operands, 1, run)
+    y = run(x, factors, bias)
+    return y
+
+
+def _train(
+    run: Callable[..., Tensor], text: str, x: Tensor, factors: Sequence[Tensor], bias: Tensor | None
+) -> Tensor:
+    return _apply(run, backward, (text,), bias, x, *factors)
+
+
+def backward(
+    grad: Tensor, x: Tensor, factors: Sequence[Tensor], text: str, needs: Sequence[bool]
+) -> list[Tensor]:
+    """Compute what `sparsify::fabric_backward` returns, the short way or by calling it."""
+    if not (_is_compiling() or torch.is_grad_enabled() or _is_watched()):
+        operands = (grad, x, *factors)
+        calls = _calls(text, len(factors), None, False)
+        for guards, run in calls:
+            if guards.check(*operands):
+                return wanted(run(grad, x, factors, needs))
+        if _are_plain(operands, 2):
+            run = select(text, "cpu", x.dtype, False).bind(Fabric.from_json(text)).backward
+            _remember(calls, operands, 2, run)
+            return wanted(run(grad, x, factors, needs))
+    found: list[Tensor] = torch.ops.sparsify.fabric_backward(grad, x, factors, text, needs)
+    return found
+
+
+def _is_watched() -> bool:
+    """Whether there is anybody whom the dispatch keys do not show."""
+    return bool(
+        _len_torch_dispatch_stack()
+        or _len_torch_function_stack()
+        or forward_ad._current_level >= 0
+        or _profiler_enabled()
+        or forced_kernel()
+    )
+
+
+@lru_cache(maxsize=4096)
+def _calls(text: str, factors: int, is_without_bias: bool | None, has_grad: bool) -> _Calls:
+    """The kinds of calls that were seen with and without grad mode, which the guards do not see.
+
+    Those of the backward where `is_without_bias` is None.
+    """
+    return []
+
+
+def _are_plain(operands: Sequence[Tensor], moving: int) -> bool:
+    """Whether a call may be remembered.
+
+    Args:
+        operands: of the call.
+        moving: how many of them, the first, have rows and any strides; the others are parameters.
+    """
+    return not (
+        _are_functorch_transforms_active() or _is_any_autocast_enabled() or _is_tracing()
+    ) and all(
+        type(operand) in (Tensor, Parameter)
+        and _dispatch_keys(operand).raw_repr() in _plain_keys()
+        and (place < moving or operand.is_contiguous())
+        for place, operand in enumerate(operands)
+    )
+
+
+@lru_cache(maxsize=1)
+def _plain_keys() -> frozenset[int]:
+    """The dispatch keys of dense tensors on the CPU: not lazily negated, functional or the like."""
+    found = []
+    for mode in (False, True):
+        with torch.inference_mode(mode):
+            found.append(_dispatch_keys(torch.empty(0, device="cpu")).raw_repr())
+    return frozenset(found)
+
+
+def _remember(
+    calls: _Calls, operands: Sequence[Tensor], moving: int, run: Callable[..., Any]
+) -> None:
+    """Let calls of this kind go the short way."""
+    sizes: Any = [list(operand.shape) for operand in operands]  # None: any number
+    strides: Any = [list(operand.stride()) for operand in operands]
+    for place in range(moving):
+        axes = len(sizes[place])
+        sizes[place][:-1] = [None] * (axes - 1)
+        strides[place] = [None] * axes
+    guards = TensorGuards(*operands, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+    calls.insert(0, (guards, run))
+    del calls[KINDS_OF_CALLS:]
