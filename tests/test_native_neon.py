@@ -1,4 +1,4 @@
-"""The core on another architecture: compiled for it and run in an emulator, where both are there."""
+"""The core on another architecture: compiled for it, run in an emulator."""
 
 from __future__ import annotations
 

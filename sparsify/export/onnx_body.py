@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..native.description import Description
 from ..steps import GraphStage, Shuffle, Stage
 from .onnx_graph import GraphWriter
 from .onnx_parts import write_fold, write_graph_weight, write_shuffle, write_sum, write_wrap
-from .onnx_tables import IndexTables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ def write_fabric(write: GraphWriter, fabric: Fabric, x: str, factors: Iterator[s
     Returns:
         The name of the output (*lead, out_features).
     """
-    tables = IndexTables(fabric)
+    tables = Description(fabric)
     branches = [_branch(write, tables, fabric, branch, x, factors) for branch in fabric.branches]
     total = write_sum(write, branches)
     lead = write("Shape", x, start=0, end=-1)
@@ -58,7 +58,7 @@ def write_fabric(write: GraphWriter, fabric: Fabric, x: str, factors: Iterator[s
 
 def _branch(
     write: GraphWriter,
-    tables: IndexTables,
+    tables: Description,
     fabric: Fabric,
     branch: Branch,
     x: str,
@@ -80,7 +80,7 @@ def _branch(
     return write_fold(write, rows, wide, fabric.out_features, 1)
 
 
-def _shuffle(write: GraphWriter, tables: IndexTables, step: Shuffle, rows: str) -> str:
+def _shuffle(write: GraphWriter, tables: Description, step: Shuffle, rows: str) -> str:
     if step.stride is None:
         return write_shuffle(write, tables, step, write.reshape(rows, [-1, step.size]), 1)
     grid = write.reshape(rows, [-1, step.size // step.stride, step.stride])
@@ -88,7 +88,7 @@ def _shuffle(write: GraphWriter, tables: IndexTables, step: Shuffle, rows: str) 
 
 
 def _graph(
-    write: GraphWriter, tables: IndexTables, stage: GraphStage, rows: str, factor: str
+    write: GraphWriter, tables: Description, stage: GraphStage, rows: str, factor: str
 ) -> str:
     weight = write.transpose(write_graph_weight(write, tables, stage, factor, ()), 1, 0)
     return str(write("MatMul", write.reshape(rows, [-1, stage.in_features]), weight))

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..native.description import Description
 from ..ops.window import Window
 from ..steps import GraphStage, Step, Weighted
 from .onnx_graph import GraphWriter
 from .onnx_parts import write_fold, write_graph_weight, write_shuffle, write_sum, write_wrap
-from .onnx_tables import IndexTables
 
 if TYPE_CHECKING:
     from ..fabric import Branch, Fabric
@@ -39,7 +39,7 @@ def write_fabric_conv(
     Returns:
         The name of the output (N, out_features, *spatial).
     """
-    tables = IndexTables(fabric)
+    tables = Description(fabric)
     branches = [
         _branch(write, tables, fabric, branch, window, x, factors) for branch in fabric.branches
     ]
@@ -63,7 +63,7 @@ def spatial_step(branch: Sequence[Step]) -> int:
 
 def _branch(
     write: GraphWriter,
-    tables: IndexTables,
+    tables: Description,
     fabric: Fabric,
     branch: Branch,
     window: Window,
@@ -85,7 +85,7 @@ def _branch(
 
 def _stage(
     write: GraphWriter,
-    tables: IndexTables,
+    tables: Description,
     stage: Weighted,
     rank: int,  # spatial axes
     attributes: dict[str, Any],

@@ -39,12 +39,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..fabric import Fabric
+from ..native.description import Description
 from ..ops.window import Window
-from ..steps import GraphStage, Shuffle, Stage, Step
+from ..steps import GraphStage, Shuffle
 from .onnx_body import write_fabric
 from .onnx_conv_body import spatial_step, window_attributes, write_fabric_conv
 from .onnx_graph import GraphWriter
-from .onnx_tables import INDICES, IndexTables, write_tables
+from .onnx_tables import INDICES, write_tables
 
 if TYPE_CHECKING:
     import onnx
@@ -55,7 +56,6 @@ DOMAIN = "ai.sparsify"
 _DOMAIN_VERSION = 1  # runtimes ignore it for custom ops; new meanings get new names
 _VERSION = "v1"
 _TYPES = ["tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"]
-_BLOCKS, _TRANSPOSE, _PERMUTATION, _GRAPH = range(4)  # kinds of a step
 
 _Structure = tuple[str, str]  # kind, attributes
 _Tables = tuple[Shuffle | GraphStage, ...]
@@ -66,6 +66,7 @@ class OpTable:
     """Names the structures that one exported file uses.
 
     Example:
+        >>> from sparsify.fabric import Stage
         >>> table = OpTable()
         >>> table.name(Fabric(2, 3, ((Stage(1, 3, 2, 1),),)))
         'Fabric_v1_0'
@@ -80,7 +81,7 @@ class OpTable:
     def name(self, fabric: Fabric, window: Window | None = None, bias: bool = False) -> str:
         """The op of a structure: the same one for the same attributes, else a new one."""
         kind = "FabricConv" if window else "Fabric"
-        kind += f"{'Indexed' if IndexTables(fabric).starts else ''}_{_VERSION}_"
+        kind += f"{'Indexed' if Description(fabric).starts else ''}_{_VERSION}_"
         number = sum(name.startswith(kind) for name in self._examples)
         key = kind, str(structure(fabric, window, bias))
         name = self._names.setdefault(key, f"{kind}{number}")
@@ -122,7 +123,7 @@ class OpTable:
 
     def tables(self, fabric: Fabric) -> int | None:
         """The number of a fabric's index tables, None where it has none."""
-        steps = tuple(IndexTables(fabric).starts)
+        steps = tuple(Description(fabric).starts)
         return self._tables.setdefault(steps, len(self._tables)) if steps else None
 
     def write_tables(self, number: int) -> GraphWriter:
@@ -163,17 +164,16 @@ def structure(
     """The attributes of a node, as the head of this file lists them.
 
     Example:
+        >>> from sparsify.fabric import Stage
         >>> structure(Fabric(2, 3, ((Stage(1, 3, 2, 1),),)))["steps"]
         [0, 1, 3, 2, 1]
     """
-    starts = IndexTables(fabric).starts
+    described = Description(fabric)
     attributes: dict[str, int | list[int]] = {
         "in_features": fabric.in_features,
         "out_features": fabric.out_features,
-        "branches": [len(branch) for branch in fabric.branches],
-        "steps": [
-            n for branch in fabric.branches for step in branch for n in _numbers(step, starts)
-        ],
+        "branches": described.branches,
+        "steps": described.steps,
     }
     if window:
         attributes["kernel_shape"] = list(fabric.kernel or (1,) * len(window.stride))
@@ -182,16 +182,6 @@ def structure(
     else:
         attributes["has_bias"] = int(bias)
     return attributes
-
-
-def _numbers(step: Step, starts: dict[Shuffle | GraphStage, int]) -> tuple[int, int, int, int, int]:
-    if isinstance(step, Stage):
-        return _BLOCKS, step.a, step.b, step.c, step.d
-    if isinstance(step, GraphStage):
-        return _GRAPH, step.in_features, step.out_features, step.degree, starts[step]
-    if step.stride is not None:
-        return _TRANSPOSE, step.size, step.stride, 0, 0
-    return _PERMUTATION, step.size, starts[step], 0, 0
 
 
 def _schema(name: str, inputs: Sequence[str], attributes: dict[str, Any]) -> onnx.defs.OpSchema:
@@ -213,7 +203,7 @@ def _schema(name: str, inputs: Sequence[str], attributes: dict[str, Any]) -> onn
 
 
 def _inputs(fabric: Fabric, bias: bool) -> list[str]:
-    indices = [INDICES] if IndexTables(fabric).starts else []
+    indices = [INDICES] if Description(fabric).starts else []
     factors = [f"factor_{i}" for i in range(len(fabric.stages))]
     return ["x", *indices, *factors, *(["bias"] if bias else [])]
 

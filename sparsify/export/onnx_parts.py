@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .onnx_graph import GraphWriter
-from .onnx_tables import IndexTables
+from .onnx_tables import read_table
 
 if TYPE_CHECKING:
-    from ..steps import GraphStage, Shuffle
+    from ..native.description import Description
+from ..steps import GraphStage, Shuffle
 
 __all__ = ["write_fold", "write_graph_weight", "write_shuffle", "write_sum", "write_wrap"]
 
@@ -33,11 +34,11 @@ def write_fold(write: GraphWriter, value: str, wide: int, width: int, axis: int)
 
 
 def write_shuffle(
-    write: GraphWriter, tables: IndexTables, shuffle: Shuffle, value: str, axis: int
+    write: GraphWriter, tables: Description, shuffle: Shuffle, value: str, axis: int
 ) -> str:
     """Permute the features of an axis."""
     if shuffle.stride is None:
-        order = tables.read(write, shuffle)
+        order = read_table(write, tables, shuffle)
     else:
         grid = write.range(0, shuffle.size, 1)
         grid = write.reshape(grid, [shuffle.size // shuffle.stride, shuffle.stride])
@@ -47,7 +48,7 @@ def write_shuffle(
 
 def write_graph_weight(
     write: GraphWriter,
-    tables: IndexTables,
+    tables: Description,
     stage: GraphStage,
     factor: str,
     kernel: Sequence[int],
@@ -70,7 +71,7 @@ def write_graph_weight(
     """
     rows, taps = stage.out_features, stage.taps
     edges = write.constant([rows, stage.degree, taps])
-    places = write.reshape(tables.read(write, stage), [rows, stage.degree, 1])
+    places = write.reshape(read_table(write, tables, stage), [rows, stage.degree, 1])
     shape = write.constant([rows, stage.in_features, taps])
     zeros = write("CastLike", write("ConstantOfShape", shape), factor)
     weights = write("Reshape", factor, edges)

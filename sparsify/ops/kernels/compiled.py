@@ -12,13 +12,12 @@ from functools import lru_cache, reduce
 from operator import or_
 from struct import Struct
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ...errors import ConfigError
-from ...fabric import Fabric, Shuffle, Stage
+from ...fabric import Fabric
+from ...native.description import Description
 from ...native.library import library, why_not
 from ..errors import OperandError
 from ..steps import Gradients
@@ -35,10 +34,8 @@ TYPES = {  # the library's number of an element type; the bits that are 0 in an 
 }
 THREADED_FLOPS = 2**23  # about 100 us on one core: less is not worth waking a thread
 
-_BLOCKS, _TRANSPOSE, _PERMUTATION, _GRAPH = range(4)
 _IDENTITY = 0  # the activation
 
-_Indices = npt.NDArray[np.int64]
 _Sizes = tuple[int, int]
 
 
@@ -69,7 +66,8 @@ class Compiled(Bound):
         native = library()
         if native is None:
             raise ConfigError(f"There is no native library: {why_not()}.")
-        numbers, indices = _describe(fabric)
+        described = Description(fabric)
+        numbers, indices = described.numbers(), described.indices()
         handle = ctypes.c_void_p()
         tables = (numbers.ctypes.data, numbers.size, indices.ctypes.data, indices.size)
         error = native.sparsify_create(*tables, ctypes.byref(handle))
@@ -157,26 +155,6 @@ class Compiled(Bound):
 def compiled(text: str) -> Compiled:
     """The compiled fabric of a JSON text; what is not asked for again is forgotten some time."""
     return Compiled(Fabric.from_json(text))
-
-
-def _describe(fabric: Fabric) -> tuple[_Indices, _Indices]:
-    """The numbers and the indices that `sparsify_create` takes."""
-    numbers = [fabric.in_features, fabric.out_features, len(fabric.branches)]
-    numbers += [len(branch) for branch in fabric.branches]
-    tables = [np.empty(0, np.int64)]
-    for step in (step for branch in fabric.branches for step in branch):
-        start = sum(table.size for table in tables)
-        if isinstance(step, Stage):
-            numbers += [_BLOCKS, step.a, step.b, step.c, step.d]
-        elif not isinstance(step, Shuffle):
-            numbers += [_GRAPH, step.in_features, step.out_features, step.degree, start]
-            tables.append(step.neighbours().ravel())
-        elif step.stride is not None:
-            numbers += [_TRANSPOSE, step.size, step.stride, 0, 0]
-        else:
-            numbers += [_PERMUTATION, step.size, start, 0, 0]
-            tables.append(step.permutation())
-    return np.array(numbers, np.int64), np.concatenate(tables, dtype=np.int64)
 
 
 def _by_row(x: Tensor, width: int) -> tuple[Tensor, int]:
