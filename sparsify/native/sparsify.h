@@ -51,9 +51,8 @@ enum {
                                indices[start + output * degree + k] */
 };
 
-/* The instruction sets that this library has kernels for and this machine runs, best first, and the
- * one in use: "avx512", "avx2", "neon", "baseline". Choosing one is for tests; it returns an error
- * where it is not available. */
+/* The instruction set in use: "avx512", "avx2", "neon" or "baseline", the best that the machine has.
+ * Choosing another is for tests; it returns an error where it is not available. */
 SPARSIFY_API const char *sparsify_isa(void);
 SPARSIFY_API const char *sparsify_use_isa(const char *name);
 

@@ -94,26 +94,50 @@ inline void to_rows(const T *tile, int64_t width, T *rows, int64_t stride) {
 template <class T>
 constexpr int64_t PANEL_STRIDE = PANEL + LANES<T>;
 
-// All weights of a block for few inputs: pairs (i, k) in their natural order, N at a time.
-template <class T, int V>
-inline void few_inputs(int64_t outputs, int64_t inputs, const T *grad, const T *x, T *grad_w) {
-  constexpr int N = LANES<T>;
-  const int64_t pairs = outputs * inputs;
-  int64_t i = 0, k = 0;
-  for (int64_t pair = 0; pair < pairs; pair += N) {
-    const int64_t count = pairs - pair < N ? pairs - pair : N;
+// The weights of a block with few inputs: pairs (i, k) in their natural order, as many at a time as
+// there are lanes. K inputs, a power of two below them.
+template <class T, int K, int V>
+inline void few_inputs(int64_t outputs, const T *grad, const T *x, T *grad_w) {
+  constexpr int N = LANES<T>, I = N / K;
+  for (int64_t i = 0; i < outputs; i += I, grad += I * ROWS<T, V>, grad_w += N) {
     Vector<T> products[N] = {};
-    for (int64_t p = 0; p < count; p++) {
-      UNROLL for (int v = 0; v < V; v++)
-        products[p] += load(grad + i * ROWS<T, V> + v * N) * load(x + k * ROWS<T, V> + v * N);
-      if (++k == inputs) k = 0, i++;
+    UNROLL for (int v = 0; v < V; v++) {
+      Vector<T> value[K];
+      UNROLL for (int k = 0; k < K; k++) value[k] = load(x + k * ROWS<T, V> + v * N);
+      UNROLL for (int o = 0; o < I; o++) {
+        const Vector<T> flow = load(grad + o * ROWS<T, V> + v * N);
+        UNROLL for (int k = 0; k < K; k++) products[o * K + k] += flow * value[k];
+      }
     }
-    const Vector<T> sums = sum_runs<T, N>(products);
-    if (count == N)
-      store(grad_w + pair, load(grad_w + pair) + sums);
-    else
-      store(grad_w + pair, load(grad_w + pair, count) + sums, count);
+    store(grad_w, load(grad_w) + sum_runs<T, N>(products));
   }
+}
+
+// Any number of inputs and outputs, one pair after the other.
+template <class T, int V>
+inline void few_pairs(int64_t outputs, int64_t inputs, const T *grad, const T *x, T *grad_w) {
+  constexpr int N = LANES<T>;
+  for (int64_t i = 0; i < outputs; i++)
+    for (int64_t k = 0; k < inputs; k++) {
+      Vector<T> products = {};
+      UNROLL for (int v = 0; v < V; v++)
+        products += load(grad + i * ROWS<T, V> + v * N) * load(x + k * ROWS<T, V> + v * N);
+      T sum = 0;
+      UNROLL for (int lane = 0; lane < N; lane++) sum += products[lane];
+      grad_w[i * inputs + k] += sum;
+    }
+}
+
+template <class T, int V>
+inline void few_weights(int64_t outputs, int64_t inputs, const T *grad, const T *x, T *grad_w) {
+  constexpr int N = LANES<T>;
+  const bool is_whole = outputs * inputs % N == 0;
+  if (is_whole && inputs == 2) return few_inputs<T, 2, V>(outputs, grad, x, grad_w);
+  if constexpr (N > 4)
+    if (is_whole && inputs == 4) return few_inputs<T, 4, V>(outputs, grad, x, grad_w);
+  if constexpr (N > 8)
+    if (is_whole && inputs == 8) return few_inputs<T, 8, V>(outputs, grad, x, grad_w);
+  few_pairs<T, V>(outputs, inputs, grad, x, grad_w);
 }
 
 // grad_w += the gradient of all blocks; `panel` has room for ROWS * PANEL_STRIDE numbers.
@@ -121,7 +145,7 @@ template <class T, int V>
 inline void block_gradients(const Stage &stage, const T *grad, const T *x, T *grad_w, T *panel) {
   for (int64_t block = 0; block < stage.blocks; block++) {
     if (2 * stage.inputs <= LANES<T>) {
-      few_inputs<T, V>(stage.outputs, stage.inputs, grad, x, grad_w);
+      few_weights<T, V>(stage.outputs, stage.inputs, grad, x, grad_w);
     } else {
       for (int64_t k = 0; k < stage.inputs; k += PANEL) {
         const int64_t width = stage.inputs - k < PANEL ? stage.inputs - k : PANEL;
