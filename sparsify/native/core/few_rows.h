@@ -104,5 +104,20 @@ inline void row_stage(const Stage &stage, const W *w, const T *x, T *out) {
   }
 }
 
+// A tile costs as much as this many single rows, measured: dot products of few inputs and of graphs
+// waste their lanes.
+template <class T>
+inline int64_t rows_of_tile(const Fabric &fabric) {
+  constexpr int N = LANES<T>;
+  int64_t rows = N / 3;
+  for (int64_t s = 0; s < fabric.stages.size(); s++) {
+    const Stage &stage = fabric.stages[s];
+    const bool is_square = stage.inputs == stage.outputs && stage.out % N == 0;
+    if (stage.is_graph || (!is_square && 2 * stage.inputs <= N)) return 1;
+    if (4 * stage.inputs <= N) rows = N / 6;
+  }
+  return rows;
+}
+
 }  // namespace SPARSIFY_ISA
 }  // namespace sparsify

@@ -134,6 +134,7 @@ bool forward(const Forward &call, int64_t first, int64_t last) {
   T *sum = buffer<T>(memory, wide);
   const E *x = static_cast<const E *>(call.x);
   E *y = static_cast<E *>(call.y);
+  const int64_t few = rows_of_tile<T>(fabric);
   for (int64_t row = first; row < last;) {
     const int64_t left = last - row;
     const E *from = x + row * call.x_stride;
@@ -142,7 +143,7 @@ bool forward(const Forward &call, int64_t first, int64_t last) {
     if (V > 1 && rows > N) {
       forward_tile<T, V, W>(call, from, rows, to, one, other, sum);
       row += rows;
-    } else if (3 * rows >= N || call.rows > N) {
+    } else if (rows > few || call.rows > N) {
       forward_tile<T, 1, W>(call, from, rows, to, one, other, sum);
       row += rows;
     } else {
