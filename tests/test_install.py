@@ -170,7 +170,8 @@ def test_wheel(built: Built, tmp_path: Path) -> None:
     assert len(names) == len(set(names))
     assert {"sparsify/passes/base.py", "sparsify/py.typed"} <= set(names)
     parts = {name for name in names if name.startswith("sparsify/native/")}
-    files = ("__init__.py", "library.py", "sparsify.h", f"lib/{native._FILE}")
+    modules = ("__init__.py", "description.py", "library.py")
+    files = (*modules, "sparsify.h", f"lib/{native._FILE}")
     assert parts == {f"sparsify/native/{file}" for file in files}
 
     python = _environment(tmp_path / "venv", str(built.wheel))
