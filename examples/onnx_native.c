@@ -67,6 +67,10 @@ int main(int count, char **arguments) {
   check(ort->CreateSession(env, arguments[3], options, &session));
 
   const int64_t inputs = atoll(arguments[4]), outputs = atoll(arguments[5]);
+  if (inputs < 1) {
+    fprintf(stderr, "INPUTS must be a number of 1 or more.\n");
+    return 2;
+  }
   const int64_t dims[2] = {1, inputs};
   float *data = malloc(sizeof(float) * inputs), *result;
   for (int64_t i = 0; i < inputs; i++) data[i] = inputs > 1 ? 2.0f * i / (inputs - 1) - 1 : -1;
@@ -79,6 +83,15 @@ int main(int count, char **arguments) {
                                             ORT_FLOAT, &x));
   check(ort->Run(session, NULL, input_names, (const OrtValue *const *)&x, 1, output_names, 1, &y));
   check(ort->GetTensorMutableData(y, (void **)&result));
+  OrtShape *shape;
+  int64_t sizes[2] = {0, 0};
+  check(ort->GetTensorTypeAndShape(y, &shape));
+  check(ort->GetDimensions(shape, sizes, 2));
+  ort->ReleaseShape(shape);
+  if (sizes[0] != 1 || sizes[1] != outputs) {
+    fprintf(stderr, "The model has %lld outputs.\n", (long long)sizes[1]);
+    return 1;
+  }
 
   printf("calls of our operators: %lld\n", (long long)sparsify_ort_calls());
   for (int64_t i = 0; i < outputs; i++) printf("%g ", result[i]);

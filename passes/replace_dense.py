@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, fx, nn
 
 from ..errors import ModelError
-from ..nn import HOOKS, FabricLayer, replacement
+from ..nn import HOOKS, FabricLayer, call_layers, replacement
 from .annotate_weights import VIEWS
 from .base import Pass, PassError, PassResult, Program
 
@@ -43,6 +43,7 @@ class ReplaceDense(Pass):
             (modules[s.name], replacement(modules[s.name], s.fabric)) for s in sites if s.fabric
         ]
         module = _copy(program.module, pairs)
+        call_layers(module)
         graph = _with_calls(program.graph, {site.name for site in sites})
         program = replace(program, module=module, graph=graph)
         return PassResult(program, True, f"{len(sites)} layers replaced")

@@ -562,3 +562,8 @@ def test_help_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for name in (*PASSES, *MODES, *RUNTIMES, *DTYPES, *SUITES):
         assert name in text
+
+
+def test_more_threads_than_cores_are_refused() -> None:
+    with pytest.raises(sp.ConfigError, match="cores"):
+        Wanted(threads=(1, 100_000))

@@ -471,3 +471,18 @@ def test_reset_draws_from_the_given_generator(untouched: Any) -> None:
             layer.reset_parameters(torch.Generator().manual_seed(7))
     assert torch.equal(one.weight, other.weight)
     assert torch.equal(one.bias, other.bias)
+
+
+def test_an_encoder_layer_calls_its_fabrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True).eval()
+    x = torch.randn(2, 5, 32)
+    sparse = sp.sparsify(encoder, (x,), budget=0.5)
+    assert isinstance(sparse.linear1, sp.nn.FabricLinear)
+    expected = sparse(x.requires_grad_())  # the fused function takes no tensors that need gradients
+
+    def materialise(layer: FabricLayer) -> Tensor:
+        raise AssertionError("The dense weight was made.")
+
+    monkeypatch.setattr(sp.nn.FabricLinear, "weight", property(materialise))
+    with torch.no_grad():
+        assert torch.allclose(sparse(x), expected, atol=1e-5)

@@ -265,12 +265,6 @@ def _profiler(layer: FabricLinear, x: Tensor) -> None:
     assert "sparsify::fabric" in [event.key for event in profile.key_averages()]
 
 
-def _forced(layer: FabricLinear, x: Tensor) -> None:
-    expected = layer(x)
-    with use_kernel("reference"):
-        assert torch.allclose(layer(x), expected, atol=1e-5)
-
-
 def _subclass(layer: FabricLinear, x: Tensor) -> None:
     assert type(layer(x.as_subclass(Plain))) is Plain
 
@@ -294,6 +288,15 @@ def _meta(layer: FabricLinear, x: Tensor) -> None:
     assert layer.to("meta")(x.to("meta")).is_meta
 
 
+def test_a_forced_kernel_goes_the_short_way_too(layer: FabricLinear, ways: list[str]) -> None:
+    x = data(3, 12)
+    for _ in range(2):
+        free = layer(x)
+        with use_kernel("reference"):
+            assert torch.allclose(layer(x), free, atol=1e-5)
+    assert "operator" not in ways
+
+
 WATCHERS = {
     "dispatch mode": _dispatch_mode,
     "function mode": _function_mode,
@@ -311,7 +314,6 @@ WATCHERS = {
     "subclass of a parameter": _subclass_of_a_parameter,
     "lazily negated": _lazily_negated,
     "lazily negated parameter": _lazily_negated_parameter,
-    "forced kernel": _forced,
     "autocast": _autocast,
     "meta": _meta,
     "export": _exported(strict=False),
@@ -381,7 +383,7 @@ def test_wrong_operands_are_told_as_ever(known: bool, layer: FabricLinear) -> No
 def test_calls_that_are_known_are_few(layer: FabricLinear) -> None:
     for axes in range(1, 20):
         layer(data(*[1] * axes, 12))
-    known = direct._calls(TEXT, 2, False, True)
+    known = direct._calls(TEXT, 2, False, True, None)
     assert len(known) == direct.KINDS_OF_CALLS
 
 

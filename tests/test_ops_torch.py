@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor, FakeTensorMode
+from torch.autograd import forward_ad
 from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsify.fabric import Fabric, GraphStage, Shuffle, Stage
+from sparsify.nn import FabricLinear
 from sparsify.ops import fabric_conv, fabric_linear, use_kernel
 from sparsify.ops.graph import places
 from tests.support.fabrics import is_served, random_factors
@@ -330,3 +332,19 @@ def test_export_keeps_one_node(make: Callable[[], Case]) -> None:
     assert program.run_decompositions().graph.find_nodes(
         op="call_function", target=getattr(torch.ops.sparsify, case.name).default
     )
+
+
+def _frozen() -> FabricLinear:
+    fabric = Fabric(12, 8, ((Stage(3, 4, 4, 1), Stage(1, 2, 3, 4)),))
+    return FabricLinear(fabric, dtype=torch.float64).requires_grad_(False)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_forward_mode_differentiates_frozen_and_trained_layers(grad: bool) -> None:
+    layer = _frozen().requires_grad_(grad)
+    x, tangent = torch.randn(3, 12, dtype=torch.float64), torch.randn(3, 12, dtype=torch.float64)
+    layer(x)
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, tangent))).tangent
+    assert found is not None
+    assert torch.allclose(found, tangent @ layer.weight.T)

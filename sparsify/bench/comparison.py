@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -77,6 +78,12 @@ class Wanted:
             for value in values:
                 if value < 1:
                     raise ConfigError(f"{name} must be a whole number of 1 or more; got {value}.")
+        cores = os.cpu_count() or 1
+        if max(self.threads, default=1) > cores:
+            raise ConfigError(
+                f"This machine has {cores} cores, so threads are 1 to {cores}; got "
+                f"{max(self.threads)}. More would measure how they wait for each other."
+            )
         if not 0 <= self.seconds < float("inf"):
             raise ConfigError(f"seconds must be 0 or more, such as 1; got {self.seconds}.")
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, ModelError, nearest
 from ..files import staged, writing
+from ..nn import call_layers
 from ..version import package_version
 from .recipe import Slot, fabrics, layers_for, recipe_json, slots
 from .saved import FORMAT, SCHEMA, open_saved
@@ -116,6 +117,7 @@ def load(
     for layer_path, layer in layers.items():
         memo[id(model.get_submodule(layer_path))] = copy.deepcopy(layer, memo)
     loaded: nn.Module = copy.deepcopy(model, memo)
+    call_layers(loaded)
     _check_complete(loaded)
     return loaded
 

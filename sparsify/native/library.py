@@ -160,4 +160,8 @@ def _why_missing() -> str:
             "or newer, and install it again with pip's --force-reinstall --no-cache-dir; with "
             "SPARSIFY_REQUIRE_NATIVE=1 in the environment, that shows what fails"
         )
-    return f"there is no lib/{_FILE} in {', '.join(map(str, _folders))}; install the package again"
+    return (
+        f"there is no lib/{_FILE} in {', '.join(map(str, _folders))}; if that is a checkout, not "
+        "the installed package, start Python in another folder or install with pip install -e .; "
+        "else install the package again"
+    )

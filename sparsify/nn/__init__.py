@@ -5,7 +5,7 @@ from __future__ import annotations
 from .conv import FabricConv1d, FabricConv2d, FabricConv3d
 from .layer import FabricLayer
 from .linear import FabricLinear, FabricTransposedLinear
-from .owners import HOOKS, Dense, dense, replacement
+from .owners import HOOKS, Dense, call_layers, dense, replacement
 
 __all__ = [
     "HOOKS",
@@ -16,6 +16,7 @@ __all__ = [
     "FabricLayer",
     "FabricLinear",
     "FabricTransposedLinear",
+    "call_layers",
     "dense",
     "replacement",
 ]

@@ -14,7 +14,7 @@ from .conv import FabricConv1d, FabricConv2d, FabricConv3d
 from .layer import FabricLayer
 from .linear import FabricLinear, FabricTransposedLinear
 
-__all__ = ["HOOKS", "Dense", "dense", "replacement"]
+__all__ = ["HOOKS", "Dense", "call_layers", "dense", "replacement"]
 
 HOOKS = (
     "_forward_hooks",
@@ -175,3 +175,31 @@ def _carry_over(module: nn.Module, layer: FabricLayer) -> None:
     for name in HOOKS:
         getattr(layer, name).update(getattr(module, name))
     layer._is_full_backward_hook = module._is_full_backward_hook
+
+
+def call_layers(model: nn.Module) -> None:
+    """Let modules that read the weights of their layers call the layers, where those are fabrics.
+
+    Where it does not train, PyTorch's `TransformerEncoderLayer` gives the weights of its linear
+    layers to a fused function. Of a fabric that is the dense weight, made anew in every call.
+
+    Args:
+        model: changed in place.
+
+    Example:
+        >>> import sparsify as sp
+        >>> layer = nn.TransformerEncoderLayer(16, 2, 32)
+        >>> layer.linear1 = sp.nn.FabricLinear(sp.fabric("low_rank", 16, 32, rank=2))
+        >>> call_layers(layer)
+        >>> layer.activation_relu_or_gelu  # none that the fused function has
+        0
+    """
+    for part in model.modules():
+        if isinstance(part, nn.TransformerEncoderLayer) and any(
+            isinstance(layer, FabricLayer) for layer in part.children()
+        ):
+            part.activation_relu_or_gelu = 0
+        if isinstance(part, nn.TransformerEncoder) and any(
+            isinstance(layer, FabricLayer) for layer in part.modules()
+        ):
+            part.use_nested_tensor = False  # only the fused function takes them

@@ -4,7 +4,7 @@ The first derivative is an operator of its own, so that a kernel may write it by
 input and the factors, nothing else, and recomputes what lies between the stages: training needs no
 more memory than with the dense layer. Derivatives of that one go through the formulas, which are
 plain torch and so can be differentiated again. The transforms of `torch.func` (grad, jvp, hessian)
-get the formulas at once, because they do not take an `autograd.Function`.
+and forward mode get the formulas at once, because they do not take an `autograd.Function`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import formula
 from .schema import LIBRARY
@@ -23,7 +24,11 @@ __all__ = ["Forward"]
 _ops = torch.ops.sparsify
 _BelowAutograd = torch._C._AutoDispatchBelowAutograd
 _AFTER = torch._C._after_autograd_keyset
-_in_transform = torch._C._are_functorch_transforms_active
+
+
+def _in_transform() -> bool:
+    """Whether a transform of torch.func, or forward-mode differentiation, wants the formula."""
+    return bool(torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
 
 
 class Forward(torch.autograd.Function):

@@ -68,7 +68,7 @@ def linear(x: Tensor, factors: Sequence[Tensor], text: str, bias: Tensor | None)
         return None
     operands = (x, *factors) if bias is None else (x, *factors, bias)
     trains = torch.is_grad_enabled()
-    calls = _calls(text, len(factors), bias is None, trains)
+    calls = _calls(text, len(factors), bias is None, trains, forced_kernel())
     for guards, run in calls:
         if guards.check(*operands):
             y: Tensor = run(x, factors, bias)
@@ -97,7 +97,7 @@ def backward(
     """Compute what `sparsify::fabric_backward` returns, the short way or by calling it."""
     if not (_is_compiling() or torch.is_grad_enabled() or _is_watched()):
         operands = (grad, x, *factors)
-        calls = _calls(text, len(factors), None, False)
+        calls = _calls(text, len(factors), None, False, forced_kernel())
         for guards, run in calls:
             if guards.check(*operands):
                 return wanted(run(grad, x, factors, needs))
@@ -116,13 +116,14 @@ def _is_watched() -> bool:
         or _len_torch_function_stack()
         or forward_ad._current_level >= 0
         or _profiler_enabled()
-        or forced_kernel()
     )
 
 
 @lru_cache(maxsize=4096)
-def _calls(text: str, factors: int, is_without_bias: bool | None, has_grad: bool) -> _Calls:
-    """The kinds of calls that were seen with and without grad mode, which the guards do not see.
+def _calls(
+    text: str, factors: int, is_without_bias: bool | None, has_grad: bool, kernel: str | None
+) -> _Calls:
+    """The kinds of calls that were seen in a grad mode and with a kernel, which guards do not see.
 
     Those of the backward where `is_without_bias` is None.
     """
