@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,7 @@ from ..errors import ConfigError, ModelError, SparsifyError, nearest
 from ..ops import use_kernel
 from .arms import FORWARD, PASSES, Arm, torch_arm, weight_bytes
 from .exported import Files, exported, runtime_call, why_not_native
-from .machine import kernels_of
+from .machine import cores, kernels_of
 from .result import Result, Setting
 from .subject import DTYPES, Subject
 from .timing import clock, use_threads
@@ -41,7 +40,7 @@ class Wanted:
     Args:
         runtimes: of `RUNTIMES`.
         batches: numbers of rows, each 1 or more; none keeps the example inputs as they are.
-        threads: numbers of threads, each 1 or more.
+        threads: numbers of threads, each from 1 to the cores of this machine.
         dtypes: of `sparsify.bench.subject.DTYPES`; none keeps the weights as they are.
         passes: of `sparsify.bench.arms.PASSES`.
         modes: of `sparsify.bench.turns.MODES`.
@@ -78,10 +77,10 @@ class Wanted:
             for value in values:
                 if value < 1:
                     raise ConfigError(f"{name} must be a whole number of 1 or more; got {value}.")
-        cores = os.cpu_count() or 1
-        if max(self.threads, default=1) > cores:
+        most = cores()
+        if max(self.threads, default=1) > most:
             raise ConfigError(
-                f"This machine has {cores} cores, so threads are 1 to {cores}; got "
+                f"This process has {most} cores, so threads are 1 to {most}; got "
                 f"{max(self.threads)}. More would measure how they wait for each other."
             )
         if not 0 <= self.seconds < float("inf"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from ..ops.kernels import KERNELS
 from ..ops.kernels.base import Kernel
 from ..version import package_version
 
-__all__ = ["instruction_sets", "kernels_of", "live_kernels", "processor", "versions"]
+__all__ = ["cores", "instruction_sets", "kernels_of", "live_kernels", "processor", "versions"]
 
 
 def processor() -> str:
@@ -35,6 +36,18 @@ def processor() -> str:
         asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
         name = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     return name or platform.processor() or platform.machine() or "unknown"
+
+
+def cores() -> int:
+    """Those that this process may use.
+
+    Example:
+        >>> cores() >= 1
+        True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def versions() -> tuple[str, ...]:

@@ -37,4 +37,4 @@ SUITES = {
         Layer("auto", 3072, 768, "0.08"),
     ),
 }
-"""By name. "readme": blocks of 16 to 64, two to six stages, square and not."""
+"""By name. "readme": blocks of 4 to 128, two to six stages, square and not."""

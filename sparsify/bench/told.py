@@ -14,7 +14,7 @@ import torch
 from ..report import Cell, Row, render
 from .arms import PASSES
 from .comparison import ONNX, TORCH
-from .machine import instruction_sets, processor, versions
+from .machine import cores, instruction_sets, processor, versions
 from .result import Result
 from .timing import clock_name
 from .turns import MODES
@@ -76,7 +76,7 @@ def _facts(results: Sequence[Result]) -> dict[str, Any]:
     passes = dict.fromkeys(setting.passes for setting in settings)
     modes = dict.fromkeys(setting.mode for setting in settings)
     return {
-        "processor": f"{processor()}, {_cores()} cores, {sys.platform} {platform.machine()}",
+        "processor": f"{processor()}, {cores()} cores, {sys.platform} {platform.machine()}",
         "instruction sets": instruction_sets(),
         **_load(),
         "versions": ", ".join(
@@ -98,13 +98,6 @@ def _blas() -> str:
         "oneDNN": torch.backends.mkldnn.is_available(),
     }
     return " and ".join(name for name, is_there in found.items() if is_there) or "torch's own"
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _load() -> dict[str, str]:

@@ -39,9 +39,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..fabric import Fabric
-from ..native.description import Description
+from ..native.description import Description, Indexed
 from ..ops.window import Window
-from ..steps import GraphStage, Shuffle
 from .onnx_body import write_fabric
 from .onnx_conv_body import spatial_step, window_attributes, write_fabric_conv
 from .onnx_graph import GraphWriter
@@ -58,7 +57,7 @@ _VERSION = "v1"
 _TYPES = ["tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"]
 
 _Structure = tuple[str, str]  # kind, attributes
-_Tables = tuple[Shuffle | GraphStage, ...]
+_Tables = tuple[Indexed, ...]
 TABLES = "tables"  # an attribute that nodes have until they get their indices: `OpTable.tables`
 
 

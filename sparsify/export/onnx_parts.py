@@ -10,7 +10,7 @@ from .onnx_tables import read_table
 
 if TYPE_CHECKING:
     from ..native.description import Description
-from ..steps import GraphStage, Shuffle
+    from ..steps import GraphStage, Shuffle
 
 __all__ = ["write_fold", "write_graph_weight", "write_shuffle", "write_sum", "write_wrap"]
 

@@ -39,7 +39,7 @@ struct TypeKernels {
 struct Kernels {
   const char *name;
   TypeKernels float32, float16, float64, bfloat16;
-  // For bfloat16, with factors of that type: where has_bfloat_products() on top; else null.
+  // For bfloat16, with factors of that type, on processors that multiply it; null where none does.
   bool (*forward_paired)(const Forward &call, int64_t first, int64_t last);
   void (*widen_half)(const void *from, int64_t count, float *to);
   void (*widen_bfloat)(const void *from, int64_t count, float *to);
