@@ -18,6 +18,7 @@ from ..select.choose import Choice
 from ..select.criterion import DEFAULT, Criterion
 from ..select.ladder import Conditions, for_site
 from ..topology import Family, build
+from .annotate_weights import unseen_share
 from .base import Pass, PassError, PassResult, Program
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class AssignPlan(Pass):
             for demand, answer in zip(demands, assign(demands, conditions), strict=True):
                 rule = self._rule(demand.site, modules.get(demand.site.name))
                 decided[demand.site.name] = _answered(demand.site, answer, rule)
-        plan = Plan(tuple(decided.values()), self.budget)
+        unseen = unseen_share(program.graph) if program.annotated else (None, ())
+        plan = Plan(tuple(decided.values()), self.budget, *unseen)
         _check_fits(plan)
         return PassResult(replace(program, sites=plan.sites, plan=plan), True, plan.summary())
 
@@ -110,21 +112,29 @@ class AssignPlan(Pass):
 
     def _decide(self, site: Site, module: nn.Module | None) -> Site:
         """Keep a site dense, give it the fabric of a rule's options, or leave it to the planner."""
-        if site.decision == "keep":
-            return site
-        for pattern in self.exclude:
-            if matches(pattern, site.name, module):
-                return site.kept(f"excluded by {pattern_text(pattern)}")
-        if self.include and not any(matches(p, site.name, module) for p in self.include):
-            return site.kept("not included")
         rule = self._rule(site, module)
-        if rule is not None and rule.keep:
-            return site.kept(f"kept by the rule {pattern_text(rule.pattern)}")
+        wish = self._wish(site, module, rule)
+        if site.decision == "keep":
+            return replace(site, by_user=bool(wish))
+        if wish:
+            return site.kept(wish, by_user=True)
         if rule is None or not rule.options or rule.topology is None:
             return site
         sizes = (site.in_features // site.groups, site.out_features // site.groups)
         fabric = for_site(site, build(rule.topology, *sizes, rule.options))
-        return replace(site, fabric=fabric, reason=f"rule {pattern_text(rule.pattern)}")
+        reason = _also(site, f"rule {pattern_text(rule.pattern)}")
+        return replace(site, fabric=fabric, reason=reason)
+
+    def _wish(self, site: Site, module: nn.Module | None, rule: Rule | None) -> str:
+        """By what the user keeps a site, "" where he does not."""
+        for pattern in self.exclude:
+            if matches(pattern, site.name, module):
+                return f"excluded by {pattern_text(pattern)}"
+        if self.include and not any(matches(p, site.name, module) for p in self.include):
+            return "not included"
+        if rule is not None and rule.keep:
+            return f"kept by the rule {pattern_text(rule.pattern)}"
+        return ""
 
     def _rule(self, site: Site, module: nn.Module | None) -> Rule | None:
         return next((r for r in self.rules if matches(r.pattern, site.name, module)), None)
@@ -161,7 +171,12 @@ def _answered(site: Site, answer: Choice | str, rule: Rule | None) -> Site:
     if isinstance(answer, str):
         return site.kept(answer)
     reason = answer.reason if rule is None else f"rule {pattern_text(rule.pattern)}"
-    return replace(site, fabric=answer.fabric, reason=reason, rivals=answer.rivals)
+    return replace(site, fabric=answer.fabric, reason=_also(site, reason), rivals=answer.rivals)
+
+
+def _also(site: Site, reason: str) -> str:
+    """A reason, after what an earlier pass had to say."""
+    return f"{site.reason}; {reason}" if site.reason else reason
 
 
 def _check_fits(plan: Plan) -> None:

@@ -27,11 +27,13 @@ class Program:
     """A captured model: its graph of operations and the module tree that owns its parameters.
 
     Args:
-        module: the modules; the user's own until `ReplaceDense` puts a copy in their place.
-        original: the user's own modules, never written to.
+        module: the modules; `original` until `ReplaceDense` puts a copy in their place.
+        original: the dense modules that the sites are in, never written to: the user's own, or a
+            twin of them in which composite owners are unfolded (`sparsify.nn.unfolded_twin`).
         graph: the operations. Recorded: ATen calls, with `get_attr` nodes for parameters by their
             path. Walked, where no inputs are known: one `call_module` node per dense layer.
         recorded: whether the graph was recorded in a run, so that shapes and calls are known.
+        folded: the user's own modules, where `original` is a twin of them.
         record: records another model on the same inputs; None where nothing can be run.
         annotated: whether the weight operations of the graph are marked.
         analysed: whether the sites have been looked for.
@@ -43,6 +45,7 @@ class Program:
     original: nn.Module
     graph: fx.Graph
     recorded: bool = False
+    folded: nn.Module | None = None
     record: Callable[[nn.Module], fx.Graph] | None = None
     annotated: bool = False
     analysed: bool = False

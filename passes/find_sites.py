@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from torch import fx, nn
 
 from ..nn import Dense, dense
 from ..plan import Site
-from .annotate_weights import WeightUse
+from .annotate_weights import WeightUse, weight_uses
 from .base import Pass, PassError, PassResult, Program
 
 __all__ = ["FindSites", "paths_of"]
@@ -41,12 +42,12 @@ class FindSites(Pass):
         }
         paths = paths_of(program.module)
         owners = _owners(program.module)
-        found: dict[str, Site] = {}
+        calls: dict[str, list[Site]] = {}
         for node in program.graph.nodes:
-            site = _site(node, layers, owners)
-            if site is not None:
-                node.meta["site"] = site.name
-                found[site.name] = _merge(found.get(site.name), site)
+            for site in _sites(node, layers, owners):
+                node.meta.setdefault("site", site.name)
+                calls.setdefault(site.name, []).append(site)
+        found = {name: _joined(several) for name, several in calls.items()}
         for path, layer in layers.items():
             if path not in found:
                 found[path] = _layer_site(path, layer, calls=0)
@@ -84,18 +85,28 @@ def _owners(model: nn.Module) -> dict[str, list[str]]:
     return owners
 
 
-def _site(node: fx.Node, layers: dict[str, Dense], owners: dict[str, list[str]]) -> Site | None:
-    if node.op == "call_module":
-        return _layer_site(str(node.target), layers[str(node.target)], calls=1)
-    use = node.meta.get("weight")
-    if use is None:
-        return None
-    running = node.meta["scope"][-1]
-    if use.direct and running in layers and running in owners.get(use.parameter, ()):
-        rows, in_rows = _rows(node, layers[running])
-        site = _layer_site(running, layers[running], calls=1)
-        return replace(site, rows=rows, in_rows=in_rows)
-    return _foreign_site(node, use)
+def _sites(node: fx.Node, layers: dict[str, Dense], owners: dict[str, list[str]]) -> Iterator[Site]:
+    """What a node calls: one site for each weight that it uses."""
+    if "sites" in node.meta:  # a frontend's graph that says it all
+        yield from node.meta["sites"]
+    elif node.op == "call_module":
+        yield _layer_site(str(node.target), layers[str(node.target)], calls=1)
+    for use in weight_uses(node):
+        scope = node.meta.get("scope")
+        running = scope[-1] if scope else "?"
+        if running in layers and _is_own(use, running, owners):
+            rows, in_rows = _rows(node, layers[running])
+            site = _layer_site(running, layers[running], calls=1)
+            yield replace(site, rows=rows, in_rows=in_rows)
+        else:
+            yield _foreign_site(use)
+
+
+def _is_own(use: WeightUse, layer: str, owners: dict[str, list[str]]) -> bool:
+    """Whether a layer uses its own weight, or one that it computes from its own parameters."""
+    if use.direct:
+        return layer in owners.get(use.parameter, ())
+    return not use.part and use.parameter.startswith(f"{layer}." if layer else "")
 
 
 def _layer_site(path: str, layer: Dense, calls: int) -> Site:
@@ -120,39 +131,25 @@ def _rows(node: fx.Node, layer: Dense) -> tuple[int, int | None]:
     return rows, in_rows if in_rows != rows else None
 
 
-def _foreign_site(node: fx.Node, use: WeightUse) -> Site:
+def _foreign_site(use: WeightUse) -> Site:
     """An operation on a parameter of no layer we know: listed, counted, kept."""
-    operand = node.args[1 if use.kind != "matmul" or use.activation == 0 else 0]
-    if use.kind == "matmul" and str(node.target).startswith(("aten.addmm", "aten.baddbmm")):
-        operand = node.args[3 - use.activation]
-    shape: tuple[int, ...] = tuple(operand.meta["shape"])  # type: ignore[union-attr]
-    inputs, outputs = (shape[-2], shape[-1]) if use.kind == "matmul" else (shape[1], shape[0])
-    if use.kind == "conv_transpose":
-        inputs, outputs = shape[0], shape[1]
-    kernel = shape[2:] if use.kind != "matmul" else ()
-    site = Site(use.parameter, use.kind, inputs, outputs, kernel)
-    rows = max(1, use.flops // (2 * max(1, site.dense_parameters)))
-    why = {
-        "matmul": "its weight is used outside a layer that a fabric can stand for",
-        "conv": "its weight is used outside a layer that a fabric can stand for",
-        "conv_transpose": "transposed convolution",
-    }[use.kind]
-    if not use.direct:
+    name = use.parameter + use.part
+    sizes = (use.inputs, use.outputs, use.kernel, use.groups, use.copies)
+    site = Site(name, use.kind, *sizes, rows=1)
+    why = "its weight is used outside a layer that a fabric can stand for"
+    if use.part:
+        why = "its weight is a slice of a larger parameter"
+    elif not use.direct:
         why = "its weight is computed from parameters (a parametrization)"
-    return replace(site, rows=rows).kept(why)
+    return replace(site, rows=max(1, use.flops // max(1, site.dense_flops))).kept(why)
 
 
-def _merge(known: Site | None, site: Site) -> Site:
-    """One more call of a site; rows become the mean over the calls."""
-    if known is None:
-        return site
-    calls = known.calls + 1
-
-    def mean(before: int | None, now: int | None) -> int | None:
-        return ((before or 0) * known.calls + (now or 0)) // calls or None
-
-    rows = mean(known.rows, site.rows)
-    if known.in_rows is None and site.in_rows is None:
-        return replace(known, calls=calls, rows=rows)
-    in_rows = mean(known.in_rows or known.rows, site.in_rows or site.rows)
-    return replace(known, calls=calls, rows=rows, in_rows=in_rows)
+def _joined(several: list[Site]) -> Site:
+    """All calls of one site; rows become the mean over the calls."""
+    first, count = several[0], len(several)
+    rows = [site.rows for site in several if site.rows is not None]
+    if len(rows) < count:
+        return replace(first, calls=count)
+    at_input = [site.in_rows or site.rows or 0 for site in several]
+    in_rows = None if all(site.in_rows is None for site in several) else sum(at_input) // count
+    return replace(first, calls=count, rows=sum(rows) // count, in_rows=in_rows)

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import ConfigError, nearest
 from ..init import INITS, dense_gain, generator, initialise
-from ..nn import FabricLayer
+from ..nn import FabricLayer, effective_weight
 from .base import Pass, PassError, PassResult, Program
 
 __all__ = ["Initialise"]
@@ -56,16 +56,27 @@ class Initialise(Pass):
         for site in program.plan.replaced if program.plan is not None else ():
             layer = new[site.name]
             if isinstance(layer, FabricLayer) and not layer.factors[0].is_meta:
-                initialise(
-                    layer.factors,
-                    layer.fabric,
-                    self.scheme,
-                    gain=_gain(old[site.name], layer),
-                    random=generator(self.seed, site.name),
-                    centred=layer.is_centred,
-                )
+                self.fill(site.name, old[site.name], layer)
                 filled += 1
         return PassResult(program, filled > 0, f"{filled} layers initialised")
+
+    def fill(self, name: str, old: nn.Module, layer: FabricLayer) -> None:
+        """Fill the factors of one layer, which depends on nothing but these three.
+
+        Args:
+            name: of the site.
+            old: the dense layer.
+            layer: what replaces it; its factors are written to.
+        """
+        initialise(
+            layer.factors,
+            layer.fabric,
+            self.scheme,
+            gain=_gain(old, layer),
+            random=generator(self.seed, name),
+            centred=layer.is_centred,
+            spreads=layer.spreads,
+        )
 
     def ensures(self, before: Program, after: Program) -> None:
         """Nothing was left as allocated memory happened to be."""
@@ -77,7 +88,7 @@ class Initialise(Pass):
 
 
 def _gain(old: nn.Module, layer: FabricLayer) -> float:
-    weight = old.weight
+    weight = effective_weight(old)
     gain = dense_gain(weight if isinstance(weight, torch.Tensor) else None, layer.fan_in)
     # A dense weight with NaN or infinity says nothing about the scale wanted.
-    return gain if math.isfinite(gain) else dense_gain(None, layer.fan_in)
+    return gain if math.isfinite(gain) else layer.default_gain

@@ -84,7 +84,7 @@ def _recorded_heads(graph: fx.Graph) -> frozenset[str]:
     queue = [n for node in graph.nodes if node.op == "output" for n in node.all_input_nodes]
     while queue:
         node = queue.pop()
-        if node in seen or node.op != "call_function":
+        if node in seen or node.op not in ("call_function", "call_module"):
             continue
         seen.add(node)
         if "site" in node.meta:

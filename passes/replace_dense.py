@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from ..errors import ModelError
-from ..nn import HOOKS, FabricLayer, call_layers, replacement
+from ..nn import (
+    HOOKS,
+    FabricLayer,
+    call_layers,
+    copies_of_computed,
+    drop_weight_norm,
+    fold_weights,
+    is_composite,
+    replacement,
+)
 from .annotate_weights import VIEWS
 from .base import Pass, PassError, PassResult, Program
 
@@ -22,7 +32,8 @@ class ReplaceDense(Pass):
 
     The copy is made by `copy.deepcopy` with each dense layer already answered by its fabric layer:
     classes, methods, hooks, ties and references outside the module tree come along, a layer at two
-    paths stays one layer, and the dense weights are never copied.
+    paths stays one layer, and the dense weights are never copied. A composite owner (attention,
+    LSTM, ...) is unfolded in the copy only where something in it is replaced.
 
     Requires: a plan. Ensures: none of the planned layers is dense; the model is of its own class.
     Before: addmm = aten.addmm(bias, x, t)      # fc1: Linear(512 -> 128)
@@ -42,8 +53,9 @@ class ReplaceDense(Pass):
         pairs = [
             (modules[s.name], replacement(modules[s.name], s.fabric)) for s in sites if s.fabric
         ]
-        module = _copy(program.module, pairs)
+        module = _copy(program, pairs)
         call_layers(module)
+        fold_weights(module)
         graph = _with_calls(program.graph, {site.name for site in sites})
         program = replace(program, module=module, graph=graph)
         return PassResult(program, True, f"{len(sites)} layers replaced")
@@ -61,29 +73,39 @@ class ReplaceDense(Pass):
             raise PassError(f"{self.name} changed the class of the model.")
 
 
-def _copy(model: nn.Module, pairs: list[tuple[nn.Module, FabricLayer]]) -> nn.Module:
+def _copy(program: Program, pairs: list[tuple[nn.Module, FabricLayer]]) -> nn.Module:
     """A copy of the model with the second of each pair in the place of the first."""
+    model = program.module
     memo: dict[int, Any] = {id(old): new for old, new in pairs}
     for old, new in pairs:
         if new.bias is not None:
             # Two layers with one bias share it in the copy too.
             new.bias = memo.setdefault(id(old.bias), new.bias)
-    for part in model.modules():
-        # Weights that an old weight_norm or pruning hook computes: deepcopy refuses them.
-        for value in vars(part).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+    memo |= copies_of_computed(model)
     try:
+        for twin, owner in _untouched(program, {id(old) for old, _ in pairs}):
+            memo[id(twin)] = copy.deepcopy(owner, memo)
         copied: nn.Module = copy.deepcopy(model, memo)
         for old, new in pairs:
             for name in HOOKS:
                 # Hooks that are methods of the model become methods of the copy.
                 setattr(new, name, copy.deepcopy(getattr(old, name), memo))
+            drop_weight_norm(new._forward_pre_hooks)
     except Exception as error:
         raise ModelError(
             f"The model cannot be copied by copy.deepcopy ({type(error).__name__}: {error})."
         ) from error
     return copied
+
+
+def _untouched(program: Program, replaced: set[int]) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Unfolded composites in which nothing is replaced, each with the user's own owner."""
+    if program.folded is None:
+        return
+    twins = dict(program.module.named_modules(remove_duplicate=False))
+    for path, owner in program.folded.named_modules():
+        if is_composite(owner) and not any(id(part) in replaced for part in twins[path].modules()):
+            yield twins[path], owner
 
 
 def _with_calls(graph: fx.Graph, names: set[str]) -> fx.Graph:
@@ -99,6 +121,8 @@ def _with_calls(graph: fx.Graph, names: set[str]) -> fx.Graph:
         else:
             copied[node] = new.node_copy(node, copied.__getitem__)
     for node in reversed(new.nodes):
-        if not node.users and (node.op == "get_attr" or node.target in VIEWS):
+        # What is left of a weight's own way: its parameter, views, the norm that computed it.
+        is_norm = node.op == "call_function" and not names.isdisjoint(node.meta.get("scope", ()))
+        if not node.users and (node.op == "get_attr" or node.target in VIEWS or is_norm):
             new.erase_node(node)
     return new

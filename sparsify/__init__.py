@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .errors import BudgetError as BudgetError
     from .errors import ConfigError as ConfigError
     from .errors import FileError as FileError
+    from .errors import IncompleteError as IncompleteError
     from .errors import MissingExtraError as MissingExtraError
     from .errors import ModelError as ModelError
     from .errors import NothingToDoError as NothingToDoError
@@ -38,11 +39,12 @@ if TYPE_CHECKING:
     from .errors import VerificationError as VerificationError
     from .export.onnx_export import export_onnx as export_onnx
     from .fabric import Fabric as Fabric
-    from .io import load as load
-    from .io import save as save
+    from .init.project import project as project
     from .optim import param_groups as param_groups
     from .plan import Plan as Plan
     from .select.score import score as score
+    from .store import load as load
+    from .store import save as save
     from .topology import topologies as topologies
 
     __version__: str
@@ -53,19 +55,21 @@ _HOMES = {  # public name -> where it is defined, imported when it is first used
     "Plan": ".plan",
     "Budget": ".config",
     "Rule": ".config",
-    "save": ".io",
-    "load": ".io",
+    "save": ".store",
+    "load": ".store",
     "export_onnx": ".export.onnx_export",
     "fabric": ".api",
     "Fabric": ".fabric",
     "score": ".select.score",
     "topologies": ".topology",
     "param_groups": ".optim",
+    "project": ".init.project",
     "capabilities": ".environment",
     "SparsifyError": ".errors",
     "BudgetError": ".errors",
     "ConfigError": ".errors",
     "FileError": ".errors",
+    "IncompleteError": ".errors",
     "MissingExtraError": ".errors",
     "ModelError": ".errors",
     "NothingToDoError": ".errors",
@@ -79,6 +83,7 @@ __all__ = [
     "ConfigError",
     "Fabric",
     "FileError",
+    "IncompleteError",
     "MissingExtraError",
     "ModelError",
     "NothingToDoError",
@@ -96,6 +101,7 @@ __all__ = [
     "param_groups",
     "plan",
     "plot",
+    "project",
     "save",
     "score",
     "sparsify",

@@ -55,6 +55,7 @@ def sparsify(
     score: str = DEFAULT,
     min_speedup: float | None = None,
     plan: Plan | None = None,
+    strict: bool = False,
     init: str = "orthogonal",
     seed: int = 0,
 ) -> Model:
@@ -76,6 +77,8 @@ def sparsify(
         min_speedup: layers that no fabric is predicted to make this many times as fast on this
             machine stay dense. The prediction is measured once per machine.
         plan: follow this plan, and none of the seven arguments above.
+        strict: whether to refuse a plan that keeps a dense operation which `exclude`, `include` or
+            a rule did not ask to keep, or in which some could not be named.
         init: "orthogonal" or "variance".
         seed: of all randomness, together with the layers' paths.
 
@@ -86,6 +89,7 @@ def sparsify(
         ConfigError: an argument is wrong, or the plan is of another model.
         NothingToDoError: no dense layer, or none that may be replaced.
         BudgetError: no layer has a fabric within the budget.
+        IncompleteError: strict, and something stays dense.
         ModelError: the model cannot be captured.
         VerificationError: the converted model is not what was planned.
 
@@ -108,6 +112,8 @@ def sparsify(
         _refuse(choices)
         program = _analysed(model, example_inputs)
         program = run_passes(program, (FollowPlan(plan),))
+    if strict and program.plan is not None:
+        program.plan.check_complete()
     if program.plan is None or not program.plan.replaced:
         raise NothingToDoError(f"Nothing to replace. {_kept_reasons(program.plan)}")
     return cast("Model", run_passes(program, (ReplaceDense(), initialise, Verify())).module)
@@ -124,6 +130,7 @@ def plan(
     rules: Sequence[Rule] = (),
     score: str = DEFAULT,
     min_speedup: float | None = None,
+    strict: bool = False,
 ) -> Plan:
     """A dry run of `sparsify`: what would become of each dense layer, and why.
 
@@ -139,6 +146,7 @@ def plan(
         rules: as for `sparsify`.
         score: as for `sparsify`.
         min_speedup: as for `sparsify`.
+        strict: as for `sparsify`.
 
     Returns:
         The plan: printable, editable, JSON in and out.
@@ -147,6 +155,7 @@ def plan(
         ConfigError: an argument is wrong.
         NothingToDoError: the model has no dense layer.
         BudgetError: no layer has a fabric within the budget.
+        IncompleteError: strict, and something stays dense.
         ModelError: the model cannot be captured.
 
     Example:
@@ -158,6 +167,8 @@ def plan(
     program = _planned(model, example_inputs, choices)
     if program.plan is None:
         raise NothingToDoError("The model has no plan.")
+    if strict:
+        program.plan.check_complete()
     return program.plan
 
 

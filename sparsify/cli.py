@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .command.arguments import parse
-from .command.models import has_fabric, inputs_of, open_model, planned, unmixed
-from .command.outputs import check_output
+from .command.models import has_fabric, inputs_of, open_model, planned, refuse_sparse, unmixed
+from .command.outputs import check_output, input_files
 from .errors import ConfigError, FileError, SparsifyError, VerificationError, nearest, require
 from .files import publish, read_text
 from .report import Row, render
 
 if TYPE_CHECKING:
-    from .frontend.source import Source
     from .plan import Plan
 
 __all__ = ["main"]
@@ -106,24 +105,17 @@ def _plan(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from .api import sparsify
+    from .command.converting import convert, destination
     from .plan import Plan
 
-    if args.output is None and not args.dry_run:
-        raise ConfigError("convert needs -o OUTPUT, or --dry-run to write nothing.")
-    output, is_folder = None, False
-    if args.output is not None:
-        is_folder = Path(args.source).is_dir() and not args.output.endswith(".safetensors")
-        output = _output(args, is_folder=is_folder)
+    output = destination(args)
     plan = None if args.plan is None else Plan.from_json(read_text(args.plan))
     _check_init(args.init)
     source = open_model(args, is_dry=args.dry_run)
+    refuse_sparse(args, source)
     plan = planned(args, source) if plan is None else unmixed(args, plan)
     if output and not args.dry_run:
-        sparse = sparsify(
-            source.model, source.example_inputs, plan=plan, init=args.init, seed=args.seed
-        )
-        _save(sparse, source, output, is_folder)
+        convert(args, source, plan, output)
         logger.info("%s\nwrote %s", plan.summary(), output)
     _show_plan(args, plan)
 
@@ -239,22 +231,8 @@ def _check_init(name: str) -> None:
         )
 
 
-def _save(model: Any, source: Source, output: Path, is_folder: bool) -> None:
-    from .frontend.folder import WEIGHTS, save_folder
-    from .io import save
-    from .io.saved import open_saved
-
-    if is_folder:
-        save_folder(model, source.folder or Path(), output)
-    else:
-        save(model, output)
-    open_saved(output / WEIGHTS if is_folder else output).verify()
-
-
-def _output(args: argparse.Namespace, *, is_folder: bool = False) -> Path:
-    names = ("source", "weights", "plan", "config")
-    inputs = [path for name in names if (path := getattr(args, name, None))]
-    return check_output(args.output, inputs, replace=args.force, is_folder=is_folder)
+def _output(args: argparse.Namespace) -> Path:
+    return check_output(args.output, input_files(args), replace=args.force)
 
 
 def _report(args: argparse.Namespace) -> Path:

@@ -14,6 +14,7 @@ __all__ = [
     "BudgetError",
     "ConfigError",
     "FileError",
+    "IncompleteError",
     "MissingExtraError",
     "ModelError",
     "NothingToDoError",
@@ -50,6 +51,12 @@ class MissingExtraError(ConfigError, ImportError):
 
 class NothingToDoError(SparsifyError):
     """The model has no dense layer, or none that the request may replace."""
+
+    exit_code = 3
+
+
+class IncompleteError(SparsifyError):
+    """Strict was asked for, and a dense operation stays dense that the user did not name."""
 
     exit_code = 3
 

@@ -200,7 +200,7 @@ class Fabric:
             total += product
         return total
 
-    def with_kernel(self, kernel: tuple[int, ...]) -> Fabric:
+    def with_kernel(self, kernel: tuple[int, ...], *, last: bool = False) -> Fabric:
         """The fabric over channels of a convolution: one stage of each branch becomes spatial.
 
         The stage with the fewest weights takes the taps, because they multiply them; the first of
@@ -209,6 +209,7 @@ class Fabric:
 
         Args:
             kernel: taps along each spatial axis, each 1 or more.
+            last: take the last of equals, as a transposed convolution does, whose image grows.
 
         Example:
             >>> fabric = Fabric(16, 16, ((Stage(4, 4, 4, 1), Stage(1, 4, 4, 4)),))
@@ -219,7 +220,7 @@ class Fabric:
             return self
         if self.kernel:
             raise ConfigError(f"This fabric has a kernel already: {self.kernel}.")
-        return replace(self, branches=tuple(_with_kernel(b, kernel) for b in self.branches))
+        return replace(self, branches=tuple(_with_kernel(b, kernel, last) for b in self.branches))
 
     def repeat(self, groups: int) -> Fabric:
         """The fabric of a grouped layer: `groups` independent copies side by side.
@@ -313,10 +314,9 @@ def wrap_matrix(wide: int, width: int) -> Matrix:
     return matrix
 
 
-def _with_kernel(branch: Branch, kernel: tuple[int, ...]) -> Branch:
-    stages = [step for step in branch if isinstance(step, Weighted)]
-    spatial = min(stages, key=lambda stage: stage.parameters)
-    position = next(i for i, step in enumerate(branch) if step is spatial)
+def _with_kernel(branch: Branch, kernel: tuple[int, ...], last: bool) -> Branch:
+    stages = [(i, step) for i, step in enumerate(branch) if isinstance(step, Weighted)]
+    position, spatial = min(stages[::-1] if last else stages, key=lambda found: found[1].parameters)
     return (*branch[:position], replace(spatial, kernel=kernel), *branch[position + 1 :])
 
 

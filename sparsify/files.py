@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .errors import FileError, ModelError, SparsifyError
 
-__all__ = ["publish", "read_text", "reading", "staged", "writing"]
+__all__ = ["publish", "read_text", "reading", "staged", "staged_folder", "writing"]
 
 
 @contextmanager
@@ -118,6 +118,50 @@ def staged(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def staged_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Lend a temporary folder; publish the files in it if the block succeeds.
+
+    A new folder appears whole. In one that exists, files of the same names are replaced, and the
+    others stay.
+
+    Args:
+        path: the folder to publish.
+        overwrite: whether one that is not empty may be written to.
+
+    Yields:
+        An empty folder on the same disk.
+
+    Raises:
+        FileError: the parent folder is missing or not writable, the path is a file, or it is a
+            folder that is not empty and may not be written to. What was there is untouched then,
+            as after any exception of the block.
+
+    Example:
+        >>> with staged_folder("out", overwrite=True) as temporary:
+        ...     _ = (temporary / "m.txt").write_text("all or nothing")
+    """
+    target = Path(os.path.realpath(path))
+    _check_folder(target, overwrite)
+    with writing(path):
+        hidden = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        folder = hidden / target.name
+        folder.mkdir()
+    try:
+        yield folder
+        _check_folder(target, overwrite)
+        with writing(path):
+            if target.exists():
+                _move(folder, target, sorted(entry.name for entry in folder.iterdir()))
+            else:
+                for entry in folder.iterdir():
+                    _sync(entry)
+                os.replace(folder, target)
+                _sync(target.parent)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
 def publish(
     path: str | os.PathLike[str], writer: Callable[[Path], object], *, overwrite: bool = False
 ) -> None:
@@ -145,6 +189,13 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise FileError(f"{target} exists already; pass overwrite=True to replace it.")
 
 
+def _check_folder(target: Path, overwrite: bool) -> None:
+    if target.exists() and not target.is_dir():
+        raise FileError(f"{target} is a file; give the path of a folder.")
+    if not overwrite and target.exists() and any(target.iterdir()):
+        raise FileError(f"{target} exists and is not empty; pass overwrite=True to write into it.")
+
+
 def _replace(folder: Path, target: Path) -> None:
     """Move the new files into place; side files first, so that the main file is never without them.
 
@@ -154,25 +205,30 @@ def _replace(folder: Path, target: Path) -> None:
     names = sorted(
         (entry.name for entry in folder.iterdir() if entry.name.startswith(f"{target.name}.")),
     )
-    for name in (*names, target.name):
+    _move(folder, target.parent, [*names, target.name])
+
+
+def _move(folder: Path, home: Path, names: list[str]) -> None:
+    """Move files into the folder where they belong, the main one last; all of them or none."""
+    for name in names:
         _sync(folder / name)
     aside = folder / "aside"
     aside.mkdir()
-    replaced = [name for name in (target.name, *names) if (target.parent / name).exists()]
+    replaced = [name for name in reversed(names) if (home / name).exists()]
     done: list[str] = []
     try:
-        for name in replaced if names else ():
-            os.replace(target.parent / name, aside / name)
-        for name in (*names, target.name):
-            os.replace(folder / name, target.parent / name)
+        for name in replaced if len(names) > 1 else ():
+            os.replace(home / name, aside / name)
+        for name in names:
+            os.replace(folder / name, home / name)
             done.append(name)
     except BaseException:
         for name in done:
-            (target.parent / name).unlink(missing_ok=True)
+            (home / name).unlink(missing_ok=True)
         for entry in aside.iterdir():
-            os.replace(entry, target.parent / entry.name)
+            os.replace(entry, home / entry.name)
         raise
-    _sync(target.parent)
+    _sync(home)
 
 
 def _sync(path: Path) -> None:

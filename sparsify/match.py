@@ -32,7 +32,8 @@ def matches(pattern: Pattern, name: str, module: Any) -> bool:
 
     Args:
         pattern: a glob on the name ("encoder.*.fc1"), a regular expression after "re:" that must
-            match the whole name, a class of modules, or a predicate of (name, module).
+            match the whole name, a class of modules (that of a composite owner, such as
+            `nn.LSTM`, takes the layers that it is made of), or a predicate of (name, module).
         name: the dotted path of the module.
         module: the module itself; None where only names are known.
 
@@ -56,7 +57,8 @@ def matches(pattern: Pattern, name: str, module: Any) -> bool:
                 ) from None
         return fnmatch.fnmatchcase(name, pattern)
     if isinstance(pattern, type):
-        return isinstance(module, pattern)
+        owner = getattr(module, "unfolded_from", type(module))
+        return isinstance(module, pattern) or issubclass(owner, pattern)
     if callable(pattern):
         return bool(pattern(name, module))
     raise ConfigError(

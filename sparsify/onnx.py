@@ -1,4 +1,4 @@
-"""Running exported files: `sp.onnx.session`.
+"""Running exported files: `sp.onnx.session`; opening ONNX files to convert them: `sp.onnx.read`.
 
 Exported files carry a body in standard operators for each of our ops, so any onnxruntime runs them
 as they are; what is here adds the project's own kernels where they are live.
@@ -18,12 +18,42 @@ from .native import library
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["library_path", "register", "session"]
+    from .frontend.onnx_model import OnnxModel
+
+__all__ = ["library_path", "read", "register", "session"]
 
 _logger = logging.getLogger(__name__)
 
 _CPU = "CPUExecutionProvider"
 _OLDEST = (1, 17)  # the first onnxruntime whose table our operators can use
+
+
+def read(path: str | os.PathLike[str], example_inputs: Any = None) -> OnnxModel:
+    """Open an ONNX file as a module that `plan`, `sparsify` and `save` take.
+
+    Args:
+        path: the file, with opset 7 or later, whoever wrote it. What it stores in files beside it
+            is mapped, not read.
+        example_inputs: a tuple in the order of the file or a dict by name. They serve to check what
+            is written; invented from the types and sizes of its inputs where None.
+
+    Returns:
+        A module with one layer for each MatMul, Gemm and Conv that has a constant weight, under the
+        path that it had where the file tells it. Calling it runs the file in onnxruntime.
+
+    Raises:
+        FileError: it, or a file of weights that it names, is missing.
+        ModelError: it is no ONNX file, damaged, or of a version that cannot be converted.
+        ConfigError: the inputs do not fit.
+
+    Example:
+        >>> import sparsify as sp
+        >>> model = sp.onnx.read("model.onnx")  # doctest: +SKIP
+        >>> sp.save(sp.sparsify(model, budget=0.25), "sparse.onnx")  # doctest: +SKIP
+    """
+    from .frontend.onnx_model import open_onnx
+
+    return open_onnx(path, example_inputs)
 
 
 def session(

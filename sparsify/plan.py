@@ -12,13 +12,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .config import Budget
-from .errors import ConfigError, nearest
+from .errors import ConfigError, IncompleteError, nearest
 from .fabric import Fabric
 from .site import Site
 
 __all__ = ["Plan", "Site"]
 
 SCHEMA = 1
+
+_NAMED = 3  # operations or sites that a sentence names
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,12 @@ class Plan:
     Args:
         sites: the sites.
         budget: what the plan was made for.
+        unseen: share of the model's weight FLOPs in operations that read a matrix of parameters and
+            that we cannot name, by a rough estimate; None where no run of the model was watched.
+        unseen_operations: these operations, each with its parameter.
 
     Raises:
-        ConfigError: two sites of one name.
+        ConfigError: two sites of one name, or a share out of range.
 
     Example:
         >>> plan = Plan((Site("fc1", "linear", 784, 10).kept("final head"),))
@@ -40,9 +45,13 @@ class Plan:
 
     sites: tuple[Site, ...]
     budget: Budget = field(default_factory=lambda: Budget(parameters=0.1))
+    unseen: float | None = None
+    unseen_operations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that names are names."""
+        """Check that names are names, and the share a share."""
+        if self.unseen is not None and not 0 <= self.unseen <= 1:
+            raise ConfigError(f"What is unseen is a share between 0 and 1; got {self.unseen!r}.")
         names = [site.name for site in self.sites]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -63,10 +72,12 @@ class Plan:
     def flop_share(self) -> float:
         """Share of the model's weight FLOPs that the replaced sites had, in [0, 1].
 
-        Weight FLOPs are those of matrix products and convolutions with a parameter as an operand.
+        Weight FLOPs are those of matrix products and convolutions with a parameter as an operand;
+        those of `unseen` operations count too.
         """
         total = sum(site.dense_flops for site in self.sites)
-        return sum(site.dense_flops for site in self.replaced) / total if total else 0.0
+        seen = 1 - (self.unseen or 0.0)
+        return seen * sum(site.dense_flops for site in self.replaced) / total if total else 0.0
 
     def edit(self, name: str, *, fabric: Fabric | None, reason: str = "edited") -> Plan:
         """The plan with another decision for one site.
@@ -89,10 +100,36 @@ class Plan:
             raise ConfigError(f"The plan has no site {name!r}.{nearest(name, names)}")
         site = self.sites[names.index(name)]
         if fabric is None:
-            edited = site.kept(reason)
+            edited = site.kept(reason, by_user=True)
         else:
-            edited = replace(site, decision="replace", reason=reason, fabric=fabric)
+            edited = replace(site, decision="replace", reason=reason, fabric=fabric, by_user=False)
         return replace(self, sites=tuple(edited if s.name == name else s for s in self.sites))
+
+    def check_complete(self) -> None:
+        """Raise unless every dense operation is replaced or kept by the user's own choice.
+
+        Raises:
+            IncompleteError: some stay dense for another reason, or could not be named.
+
+        Example:
+            >>> site = Site("fc1", "linear", 784, 10).kept("excluded by 'fc1'", by_user=True)
+            >>> Plan((site,)).check_complete()
+        """
+        kept = [site for site in self.sites if site.decision == "keep" and not site.by_user]
+        if kept:
+            listed = ", ".join(f"{site.name!r} ({site.reason})" for site in kept[:_NAMED])
+            more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
+            raise IncompleteError(
+                f"Strict: {len(kept)} of {len(self.sites)} dense sites stay dense: {listed}{more}. "
+                "Ask for them by name with include, keep them on purpose with exclude, or do "
+                "without strict."
+            )
+        if self.unseen:
+            names = ", ".join(self.unseen_operations[:_NAMED])
+            raise IncompleteError(
+                f"Strict: about {self.unseen:.1%} of the weight FLOPs are in operations that are "
+                f"not known here ({names}). Do without strict to convert the rest."
+            )
 
     def diff(self, other: Plan) -> str:
         """What another plan decides differently, one line per site; empty where nothing.
@@ -117,6 +154,8 @@ class Plan:
             {
                 "schema": SCHEMA,
                 "budget": self.budget.to_json(),
+                "unseen": self.unseen,
+                "unseen_operations": list(self.unseen_operations),
                 "sites": [site.to_json() for site in self.sites],
             },
             indent=1,
@@ -188,7 +227,17 @@ class Plan:
         return (
             f"{len(self.replaced)} of {len(self.sites)} sites replaced, parameters {dense:,} -> "
             f"{kept:,} (density {self.density:.1%}), {self.flop_share:.1%} of the {self._measure()}"
+            f"{self._blind_spot()}"
         )
+
+    def _blind_spot(self) -> str:
+        """How much of the model the plan does not list, where that is known."""
+        if self.unseen is None:
+            return ""
+        names = ", ".join(self.unseen_operations[:_NAMED])
+        more = ", ..." * (len(self.unseen_operations) > _NAMED)
+        share = "0%" if self.unseen == 0 else f"about {max(self.unseen, 0.001):.1%}"
+        return f", {share} unseen" + (f" ({names}{more})" if names else "")
 
     def __str__(self) -> str:
         """A table with one line per site, and the summary."""
@@ -202,7 +251,8 @@ def _plan_from_json(data: dict[str, Any]) -> Plan:
             "Make the plan again, or update the package."
         )
     sites = tuple(Site.from_json(site) for site in data["sites"])
-    return Plan(sites, Budget(**data["budget"]))
+    unseen = tuple(str(name) for name in data.get("unseen_operations", ()))
+    return Plan(sites, Budget(**data["budget"]), data.get("unseen"), unseen)
 
 
 def _why(site: Site) -> str:
@@ -214,7 +264,8 @@ def _why(site: Site) -> str:
 def _shape_text(site: Site) -> str:
     kernel = " " + "x".join(map(str, site.kernel)) if site.kernel else ""
     groups = f" /{site.groups}" if site.groups > 1 else ""
-    return f"{site.in_features} -> {site.out_features}{kernel}{groups}"
+    copies = f"{site.copies} x " if site.copies > 1 else ""
+    return f"{copies}{site.in_features} -> {site.out_features}{kernel}{groups}"
 
 
 def _change(before: int, after: int) -> str:

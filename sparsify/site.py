@@ -14,7 +14,15 @@ __all__ = ["Rival", "Site"]
 
 Decision = Literal["replace", "keep"]
 
-_LEAST = {"in_features": 0, "out_features": 0, "groups": 1, "calls": 0, "rows": 0, "in_rows": 0}
+_LEAST = {
+    "in_features": 0,
+    "out_features": 0,
+    "groups": 1,
+    "copies": 1,
+    "calls": 0,
+    "rows": 0,
+    "in_rows": 0,
+}
 """Whole-number field -> the least it may be; rows and in_rows may be None too. A layer that is not
 initialised yet has no features."""
 
@@ -47,15 +55,18 @@ class Site:
     Args:
         name: dotted path of the module that owns the weight ("" for the model itself), with the
             parameter's name behind it where the owner is no layer we know.
-        kind: "linear", "conv1d", "conv2d", "conv3d", or what else it is.
+        kind: "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d" and so on, or what else
+            it is.
         in_features: inputs (channels of a convolution, all groups).
         out_features: outputs.
         kernel: spatial taps of a convolution.
         groups: groups of a convolution.
+        copies: matrices stacked in one parameter, such as experts; each row meets one of them.
         calls: how often one run of the model uses it; 0 where it was not used.
         rows: input vectors per call (positions of the output, for a convolution); None if unknown.
         in_rows: positions of the input of a convolution; None where equal to rows.
         decision: "replace" or "keep".
+        by_user: whether the user's own exclude, include, rule or edit keeps it.
         reason: why, in a few words.
         fabric: the fabric it becomes, None where it is kept.
         paths: every path of the module, where there are several.
@@ -75,6 +86,7 @@ class Site:
     out_features: int
     kernel: tuple[int, ...] = ()
     groups: int = 1
+    copies: int = 1
     calls: int = 1
     rows: int | None = None
     in_rows: int | None = None
@@ -83,6 +95,7 @@ class Site:
     fabric: Fabric | None = None
     paths: tuple[str, ...] = ()
     rivals: tuple[Rival, ...] = ()
+    by_user: bool = False
 
     def __post_init__(self) -> None:
         """Check the fields, which plans from files bring along."""
@@ -100,6 +113,10 @@ class Site:
                 )
         for size in self.kernel:
             self._check_whole("kernel", size, 1)
+        if not isinstance(self.by_user, bool):
+            raise ConfigError(
+                f"by_user of site {self.name!r} is true or false; got {self.by_user!r}."
+            )
         if self.decision not in ("replace", "keep"):
             raise ConfigError(f"A decision is 'replace' or 'keep'; got {self.decision!r}.")
         if not isinstance(self.rivals, tuple) or not all(
@@ -142,7 +159,8 @@ class Site:
     @property
     def dense_parameters(self) -> int:
         """Weights of the dense operation, bias not counted."""
-        return self.in_features * self.out_features * math.prod(self.kernel) // self.groups
+        taps = math.prod(self.kernel)
+        return self.in_features * self.out_features * taps // self.groups * self.copies
 
     @property
     def parameters(self) -> int:
@@ -150,9 +168,20 @@ class Site:
         return self.fabric.parameters if self.fabric is not None else self.dense_parameters
 
     @property
+    def is_transposed(self) -> bool:
+        """Whether it is a transposed convolution."""
+        return self.kind.startswith("conv_transpose")
+
+    @property
+    def _tap_rows(self) -> int:
+        """Positions that all taps are multiplied at: of the input, where they spread from there."""
+        rows = self.in_rows if self.is_transposed and self.in_rows is not None else self.rows
+        return rows or 1
+
+    @property
     def dense_flops(self) -> int:
         """FLOPs of the dense operation in one run of the model, one row where rows are unknown."""
-        return 2 * self.dense_parameters * (self.rows or 1) * self.calls
+        return 2 * self.dense_parameters // self.copies * self._tap_rows * self.calls
 
     @property
     def flops(self) -> int:
@@ -162,19 +191,22 @@ class Site:
     def flops_of(self, fabric: Fabric) -> int:
         """FLOPs of one run with a fabric: stages before the spatial one see the input's image."""
         rows = self.rows or 1
-        before = self.in_rows if self.in_rows is not None and fabric.kernel else rows
+        is_input = fabric.kernel or self.is_transposed
+        before = self.in_rows if self.in_rows is not None and is_input else rows
         total = 0
         for branch in fabric.branches:
             position = before
             for step in branch:
+                total += 2 * step.parameters * (self._tap_rows if step.kernel else position)
                 if step.kernel:
                     position = rows
-                total += 2 * step.parameters * position
         return total * self.calls
 
-    def kept(self, reason: str) -> Site:
+    def kept(self, reason: str, *, by_user: bool = False) -> Site:
         """The same site, to stay dense for this reason."""
-        return replace(self, decision="keep", reason=reason, fabric=None, rivals=())
+        return replace(
+            self, decision="keep", reason=reason, fabric=None, rivals=(), by_user=by_user
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""

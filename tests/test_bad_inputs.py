@@ -289,7 +289,11 @@ API: dict[str, tuple[Callable[[Place], Any], type[sp.SparsifyError], str]] = {
         "sha256",
     ),
     "load a pickle": (lambda place: sp.load(pickled(place), place.model), sp.ModelError, "pickle"),
-    "save into a folder": (lambda p: sp.save(p.sparse, p.folder), sp.FileError, "is a folder"),
+    "save into a folder": (
+        lambda p: sp.save(p.sparse, p.folder),
+        sp.ModelError,
+        "without a config",
+    ),
     "save below nothing": (
         lambda place: sp.save(place.sparse, place / "no/m.safetensors"),
         sp.FileError,
@@ -306,7 +310,7 @@ API: dict[str, tuple[Callable[[Place], Any], type[sp.SparsifyError], str]] = {
         "Cannot write",
     ),
     "save onto what exists": (
-        lambda place: sp.save(place.sparse, place.file("a", ""), overwrite=False),
+        lambda place: sp.save(place.sparse, place.file("a.safetensors", ""), overwrite=False),
         sp.FileError,
         "exists already",
     ),

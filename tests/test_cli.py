@@ -235,10 +235,10 @@ def test_a_transformers_folder_all_the_way(
     run("convert", "bert", "-o", "sparse", "--budget", "0.25")
     assert sorted(p.name for p in (tmp_path / "sparse").iterdir()) == [
         "config.json",
-        "model.safetensors",
+        "sparsify.safetensors",
     ]
     assert "_name_or_path" not in (tmp_path / "sparse" / "config.json").read_text()
-    assert str(tmp_path).encode() not in (tmp_path / "sparse" / "model.safetensors").read_bytes()
+    assert str(tmp_path).encode() not in (tmp_path / "sparse" / "sparsify.safetensors").read_bytes()
     run("export", "sparse", "-o", "bert.onnx")
     run("verify", "bert.onnx", "sparse")
     run("inspect", "sparse")

@@ -18,6 +18,7 @@ PUBLIC = {
     "ConfigError",
     "Fabric",
     "FileError",
+    "IncompleteError",
     "MissingExtraError",
     "ModelError",
     "NothingToDoError",

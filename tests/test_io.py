@@ -184,6 +184,22 @@ def test_other_tools_read_the_weights(saved: Path) -> None:
         assert file.metadata()["format"] == "sparsify"
 
 
+def test_a_header_may_begin_like_a_pickle(tmp_path: Path) -> None:
+    from sparsify.io.tensors import read_header, write_tensors
+
+    file, tensors = tmp_path / "m.safetensors", {"x": torch.zeros(2)}
+    begun = set()
+    for length in range(
+        560, 1600
+    ):  # of the metadata: headers of 896 and 1,152 bytes are among them
+        write_tensors(file, tensors, {"note": "n" * length})
+        first = file.read_bytes()[:2]
+        if first in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            begun.add(first)
+            assert [entry.name for entry in read_header(file).entries] == ["x"]
+    assert len(begun) >= 3
+
+
 def test_saving_onto_the_loaded_file(saved: Path) -> None:
     loaded = load(saved, dense_net())
     save(loaded, saved)
@@ -432,6 +448,9 @@ class _Writer:
             self.file.write(bytes(data)[: len(data) // 2])
             raise
         return int(self.file.write(data))
+
+    def seek(self, place: int) -> int:
+        return int(self.file.seek(place))
 
     def __enter__(self) -> _Writer:
         return self

@@ -23,6 +23,7 @@ FLOORS = {
     "sparsify.export": 6,
     "sparsify.onnx": 6,
     "sparsify.io": 6,
+    "sparsify.store": 6,
     "sparsify.verify": 6,
     "sparsify.report": 6,
     "sparsify.environment": 6,
@@ -36,6 +37,7 @@ FLOORS = {
     "sparsify.ops": 3,
     "sparsify.native": 3,
     "sparsify.select": 2,
+    "sparsify.projection": 2,
     "sparsify.plan": 2,
     "sparsify.site": 2,
     "sparsify.fabric": 1,
@@ -46,6 +48,7 @@ FLOORS = {
     "sparsify.match": 0,
     "sparsify.config": 0,
     "sparsify.files": 0,
+    "sparsify.mapping": 0,
     "sparsify.quiet": 0,
     "sparsify.version": 0,
 }

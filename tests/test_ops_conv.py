@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,34 @@ WINDOWS = {
     "3d": ((2, 3, 1), (4, 5, 3), {"stride": (1, 2, 2), "padding": (1, 0, 2)}),
     "1 x 1": ((1, 1), (5, 4), {}),
     "1 x 1, strided": ((1, 1), (6, 5), {"stride": (2, 3), "padding": (0, 1)}),
+    "transposed 1d": ((3,), (9,), {"transposed": True}),
+    "transposed 1d, doubled": ((2,), (40,), {"stride": 2, "transposed": True}),
+    "transposed 2d, all": (
+        (3, 2),
+        (5, 4),
+        {
+            "stride": (2, 3),
+            "padding": (1, 2),
+            "dilation": (2, 1),
+            "output_padding": (1, 2),
+            "transposed": True,
+        },
+    ),
+    "transposed 3d": (
+        (2, 3, 1),
+        (3, 4, 2),
+        {"stride": (1, 2, 2), "padding": (1, 0, 0), "output_padding": 0, "transposed": True},
+    ),
+    "transposed 1 x 1": (
+        (1, 1),
+        (4, 3),
+        {"stride": (2, 3), "padding": (1, 2), "output_padding": (1, 2), "transposed": True},
+    ),
+    "transposed 1 x 1, more than a stride": (
+        (1, 1),
+        (4, 3),
+        {"dilation": (2, 3), "stride": (1, 2), "output_padding": (1, 2), "transposed": True},
+    ),
 }
 
 
@@ -35,6 +65,15 @@ def dense_weight(fabric: Fabric, factors: list[Tensor], axes: int) -> Tensor:
     taps = fabric.kernel or (1,) * axes
     matrix = matrix.reshape(*taps, fabric.out_features, fabric.in_features)
     return matrix.permute(axes, axes + 1, *range(axes)).contiguous()
+
+
+def convolve(x: Tensor, weight: Tensor, *, transposed: bool = False, **options: Any) -> Tensor:
+    """What torch computes with a weight (out, in, *kernel)."""
+    axes = weight.dim() - 2
+    if transposed:
+        back = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
+        return back(x, weight.transpose(0, 1), **options)
+    return (F.conv1d, F.conv2d, F.conv3d)[axes - 1](x, weight, **options)
 
 
 def data(*shape: int, seed: int = 0) -> Tensor:
@@ -48,7 +87,6 @@ def test_convolution_is_the_dense_one(kernel: str, window: str, name: str) -> No
     fabric = FABRICS[name].with_kernel(taps)
     factors = random_factors(fabric)
     weight = dense_weight(fabric, factors, len(taps))
-    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(taps) - 1]
     for samples in (0, 1, 5):
         x = data(samples, fabric.in_features, *positions).requires_grad_()
         expected = convolve(x, weight, **options)
@@ -62,7 +100,10 @@ def test_convolution_is_the_dense_one(kernel: str, window: str, name: str) -> No
         assert torch.allclose(found, wanted, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("window", ["1d", "2d, all", "1 x 1, strided"])
+@pytest.mark.parametrize(
+    "window",
+    ["1d", "2d, all", "1 x 1, strided", "transposed 1d", "transposed 2d, all", "transposed 1 x 1"],
+)
 @pytest.mark.parametrize(("kernel", "name"), others)
 def test_gradients_agree_with_the_reference(kernel: str, window: str, name: str) -> None:
     """For every choice of gradients; those of the reference are checked in test_ops_torch."""
@@ -70,9 +111,7 @@ def test_gradients_agree_with_the_reference(kernel: str, window: str, name: str)
     fabric = FABRICS[name].with_kernel(taps)
     factors = random_factors(fabric)
     x = data(3, fabric.in_features, *positions)
-    axes = [(size,) * len(taps) if isinstance(size, int) else size for size in options.values()]
-    sizes = dict(zip(options, axes, strict=True))
-    rest = [list(sizes.get(key, (fill,) * len(taps))) for key, fill in DEFAULTS.items()]
+    rest = [_per_axis(options.get(key, fill), len(taps)) for key, fill in DEFAULTS.items()]
     arguments = (x, factors, fabric.to_json(), *rest)
     grad = data(*torch.ops.sparsify.fabric_conv(*arguments).shape, seed=1)
     count = len(factors) + 1
@@ -87,7 +126,13 @@ def test_gradients_agree_with_the_reference(kernel: str, window: str, name: str)
             assert torch.allclose(actual, wanted, rtol=1e-10, atol=1e-10)
 
 
-DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1}
+DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "transposed": False, "output_padding": 0}
+
+
+def _per_axis(value: Any, axes: int) -> Any:
+    if isinstance(value, bool):
+        return value
+    return [value] * axes if isinstance(value, int) else list(value)
 
 
 @kernels
@@ -125,6 +170,14 @@ def test_any_strides(kernel: str) -> None:
         (data(2, 4, 6, 6), {"stride": (1, 1, 1)}, "over 3 spatial axes needs an input of 5 axes"),
         (data(2, 4, 6, 6), {"stride": 0}, "stride and dilation of 1 or more"),
         (data(2, 4, 6, 6), {"padding": -1}, "padding of 0 or more"),
+        (data(2, 4, 6, 6), {"output_padding": 1}, r"of other convolutions 0\); got \(1, 1\)"),
+        (
+            data(2, 4, 6, 6),
+            {"transposed": True, "stride": 2, "output_padding": (0, 2)},
+            r"less than its stride or dilation.*got \(0, 2\)",
+        ),
+        (data(2, 4, 6, 6), {"transposed": True, "output_padding": (0, -1)}, "0 or more"),
+        (data(2, 4, 6, 6), {"transposed": True, "output_padding": (0, 0, 0)}, "0 or more"),
     ],
 )
 def test_wrong_operands(x: Tensor, options: dict[str, int], message: str) -> None:

@@ -61,12 +61,16 @@ def _linear(dtype: torch.dtype = torch.float64, fabric: Fabric = PLAIN, bias: in
     return Case(call, _leaves(x, *factors, *biases), fabric, "fabric", (fabric.to_json(),))
 
 
-def _conv(dtype: torch.dtype = torch.float64, fabric: Fabric = SPATIAL) -> Case:
+def _conv(
+    dtype: torch.dtype = torch.float64,
+    fabric: Fabric = SPATIAL,
+    transposed: tuple[Any, ...] = (False, (0, 0)),
+) -> Case:
     x = torch.linspace(-1, 1, 200, dtype=dtype).view(2, 5, 4, 5)
     factors = random_factors(fabric, dtype=dtype)
     window = ((2, 1), (1, 1), (1, 2))
-    call = lambda x, *factors: fabric_conv(x, factors, fabric, *window)  # noqa: E731
-    rest = (fabric.to_json(), *map(list, window))
+    call = lambda x, *factors: fabric_conv(x, factors, fabric, *window, *transposed)  # noqa: E731
+    rest = (fabric.to_json(), *map(list, window), transposed[0], list(transposed[1]))
     return Case(call, _leaves(x, *factors), fabric, "fabric_conv", rest)
 
 
@@ -80,6 +84,8 @@ CASES = {
     "conv": _conv,
     "linear graphs": partial(_linear, fabric=GRAPHS),
     "conv graphs": partial(_conv, fabric=SPATIAL_GRAPHS),
+    "transposed conv": partial(_conv, transposed=(True, (1, 1))),
+    "transposed conv without taps": partial(_conv, fabric=PLAIN, transposed=(True, (0, 1))),
 }
 both = pytest.mark.parametrize("make", CASES.values(), ids=CASES)
 
@@ -265,6 +271,9 @@ def test_flops_of_convolution() -> None:
     factors = [torch.ones(stage.shape) for stage in fabric.stages]
     total = _flops(lambda: fabric_conv(x, factors, fabric, stride=2, padding=1))
     assert total == 2 * 2 * (36 * 64 + 18 * 9 * 16 + 12 * 16)
+    back = {"stride": 2, "padding": 1, "transposed": True, "output_padding": 1}
+    total = _flops(lambda: fabric_conv(x, factors, fabric, **back))  # 16 x 16 come out
+    assert total == 2 * 2 * (36 * 64 + 18 * 9 * 64 + 12 * 256)
 
 
 @both

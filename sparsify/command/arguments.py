@@ -14,7 +14,7 @@ from .options import config_tokens
 __all__ = ["parse"]
 
 _CODES = (
-    "exit codes: 0 ok, 1 bug, 2 usage or configuration, 3 nothing matched or budget impossible,\n"
+    "exit codes: 0 ok, 1 bug, 2 usage or configuration, 3 nothing matched, budget impossible or --strict,\n"
     "4 model unreadable or unsupported, 5 verification failed, 6 input/output, 130 interrupted"
 )
 _SOURCE = "package.module:factory, or a model folder as transformers writes it"
@@ -146,6 +146,7 @@ def _plan(parser: _Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=_SOURCE)
     parser.add_argument("-o", "--output", metavar="FILE", help="write the plan as JSON")
     parser.add_argument("--report", metavar="FILE", help="write the plan as one HTML page")
+    _add_strict(parser)
     _add_force(parser)
     _add_source(parser)
     _add_choices(parser)
@@ -158,6 +159,7 @@ def _convert(parser: _Parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="plan only, write nothing")
     _add_plan(parser)
     parser.add_argument("--init", metavar="NAME", default="orthogonal", help="initial weights")
+    _add_strict(parser)
     _add_force(parser)
     _add_source(parser)
     _add_choices(parser)
@@ -266,6 +268,14 @@ def _add_sizes(parser: argparse._ActionsContainer) -> None:
 
 def _add_plan(parser: _Parser) -> None:
     parser.add_argument("--plan", metavar="FILE", help="follow this plan (JSON of `sparsify plan`)")
+
+
+def _add_strict(parser: _Parser) -> None:
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="end with code 3 where a layer stays dense that no --exclude, --include or rule keeps",
+    )
 
 
 def _add_force(parser: _Parser) -> None:

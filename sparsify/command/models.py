@@ -7,13 +7,13 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, NothingToDoError
 
 if TYPE_CHECKING:
     from ..frontend.source import Source
     from ..plan import Plan
 
-__all__ = ["has_fabric", "inputs_of", "open_model", "planned", "unmixed"]
+__all__ = ["has_fabric", "inputs_of", "open_model", "planned", "refuse_sparse", "unmixed"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ def planned(args: argparse.Namespace, source: Source) -> Plan:
         rules=[parse_rule(text) for text in args.rule],
         score=args.score or "default",
         min_speedup=args.min_speedup,
+        strict=getattr(args, "strict", False),
     )
 
 
@@ -73,11 +74,14 @@ def unmixed(args: argparse.Namespace, plan: Plan) -> Plan:
 
     Raises:
         ConfigError: one of them was given.
+        IncompleteError: `--strict`, and something stays dense in it.
     """
     for name in ("budget", "topology", "include", "exclude", "rule", "score", "min_speedup"):
         if getattr(args, name):
             option = name.replace("_", "-")
             raise ConfigError(f"--plan has been decided already: --{option} cannot go with it.")
+    if getattr(args, "strict", False):
+        plan.check_complete()
     return plan
 
 
@@ -86,6 +90,26 @@ def has_fabric(source: Source) -> bool:
     from ..io.recipe import fabrics
 
     return bool(fabrics(source.model))
+
+
+def refuse_sparse(args: argparse.Namespace, source: Source) -> None:
+    """Refuse a model that has been converted before.
+
+    Args:
+        args: whose verb converts.
+        source: the model.
+
+    Raises:
+        NothingToDoError: some of its layers are fabrics.
+    """
+    from ..io.recipe import fabrics
+
+    if found := fabrics(source.model):
+        raise NothingToDoError(
+            f"{args.source} is converted already: {len(found)} of its layers are fabrics, such as "
+            f"{next(iter(found)) or 'the model'}. Convert the dense model that it came from, with "
+            "another budget; `sparsify inspect` tells what this one has."
+        )
 
 
 def inputs_of(args: argparse.Namespace, source: Source) -> Any:

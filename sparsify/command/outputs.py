@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import FileError
 
-__all__ = ["check_output"]
+__all__ = ["check_output", "input_files"]
 
 
 def check_output(
@@ -47,6 +48,20 @@ def check_output(
     if not os.access(folder, os.W_OK):
         raise FileError(f"Cannot write {output}: its folder is not writable.")
     return output
+
+
+def input_files(args: argparse.Namespace) -> list[str]:
+    """What a command line reads.
+
+    Args:
+        args: of any verb.
+
+    Example:
+        >>> input_files(argparse.Namespace(source="bert", weights=None))
+        ['bert']
+    """
+    names = ("source", "weights", "plan", "config")
+    return [path for name in names if (path := getattr(args, name, None))]
 
 
 def _check_kind(output: Path, is_folder: bool) -> None:

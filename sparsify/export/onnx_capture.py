@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from .inputs import Axes, Inputs
 from .onnx_ops import DOMAIN, TABLES, OpTable
+from .onnx_transformers import Borrowed, borrowed
 from .sandbox import sandbox
 
 if TYPE_CHECKING:
@@ -50,23 +51,8 @@ def capture(
     Raises:
         ModelError: torch's exporter cannot take the model.
     """
-    table = OpTable()
-    try:
-        with sandbox(model):
-            program = torch.onnx.export(
-                model,
-                inputs.args,
-                kwargs=inputs.kwargs,
-                dynamo=True,
-                verbose=False,
-                opset_version=opset,
-                dynamic_shapes=inputs.dynamic_shapes(axes),
-                custom_translation_table=table.translations(),
-            )
-    except Exception as error:  # torch.onnx's own errors, and whatever the model raises in tracing
-        raise ModelError(
-            f"torch's ONNX exporter cannot take {type(model).__name__}: {_reason(error)}"
-        ) from error
+    with sandbox(model):
+        table, program = _exported(model, inputs, axes, opset)
     if program is None or program.exported_program is None:
         raise ModelError(f"torch's ONNX exporter gave nothing for {type(model).__name__}.")
     graph = program.model
@@ -77,6 +63,45 @@ def capture(
     _attach_bodies(graph, table, opset)
     _attach_tables(graph, table)
     return Captured(graph, program.exported_program, renamed)
+
+
+def _exported(
+    model: nn.Module, inputs: Inputs, axes: Axes, opset: int
+) -> tuple[OpTable, torch.onnx.ONNXProgram | None]:
+    """What torch's exporter gives, by itself or, where it fails, with the help of transformers.
+
+    Raises:
+        ModelError: it fails either way, for reasons that the message holds.
+    """
+
+    def attempt(help: Borrowed) -> tuple[OpTable, torch.onnx.ONNXProgram | None]:
+        table = OpTable()
+        program = torch.onnx.export(
+            model,
+            inputs.args,
+            kwargs=inputs.kwargs,
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            dynamic_shapes=inputs.dynamic_shapes(axes),
+            custom_translation_table={**help.translations, **table.translations()},
+        )
+        if program is not None:
+            help.repair(program)
+        return table, program
+
+    try:
+        return attempt(Borrowed())
+    except Exception as error:  # torch.onnx's own errors, and whatever the model raises in tracing
+        first = error
+    reason = f"torch's ONNX exporter cannot take {type(model).__name__}: {_reason(first)}"
+    with borrowed(model) as help:
+        if help is None:
+            raise ModelError(reason) from first
+        try:
+            return attempt(help)
+        except Exception as error:
+            raise ModelError(f"{reason} With transformers' patches: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:

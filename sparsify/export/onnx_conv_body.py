@@ -2,7 +2,8 @@
 
 A stage is one grouped Conv over its a * d blocks of channels. With d > 1 the channels of a block
 lie d apart, so that they are brought together before it and spread after it; whole images move,
-not single numbers. A graph stage is one Conv with the dense matrix that it is a part of.
+not single numbers. A graph stage is one Conv with the dense matrix that it is a part of. Of a
+transposed convolution the stage with the taps is a ConvTranspose.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def write_fabric_conv(
         write: where the nodes go.
         fabric: what to compute; at most one stage of each branch has a kernel.
         window: stride, zero padding and dilation of the stages with a kernel; where there is none
-            (a 1 x 1 convolution), of the first stage of each branch.
+            (a 1 x 1 convolution), of the first stage of each branch, of the last if transposed.
         x: the input (N, in_features, *spatial). Tables of indices are read from the input of
             their own name.
         factors: names of the weights, of `stage.shape`, in the order of `fabric.stages`.
@@ -48,16 +49,21 @@ def write_fabric_conv(
 
 def window_attributes(window: Window) -> dict[str, list[int]]:
     """A window in the words of ONNX's Conv."""
-    return {
+    attributes = {
         "strides": list(window.stride),
         "pads": [*window.padding, *window.padding],
         "dilations": list(window.dilation),
     }
+    if window.transposed:
+        attributes["output_padding"] = list(window.output_padding)
+    return attributes
 
 
-def spatial_step(branch: Sequence[Step]) -> int:
+def spatial_step(branch: Sequence[Step], window: Window) -> int:
     """Which step of a branch the window applies to."""
     stages = [i for i, step in enumerate(branch) if isinstance(step, Weighted)]
+    if window.transposed:
+        stages.reverse()
     return next((i for i in stages if getattr(branch[i], "kernel", ())), stages[0])
 
 
@@ -71,13 +77,13 @@ def _branch(
     factors: Iterator[str],
 ) -> str:
     value = write_wrap(write, x, fabric.in_features, branch[0].in_features, 1)
-    spatial = spatial_step(branch)
+    spatial = spatial_step(branch, window)
+    ones = (1,) * len(window.stride)
+    plain = Window(ones, (0,) * len(ones), ones)
     for position, step in enumerate(branch):
         if isinstance(step, Weighted):
-            attributes = window_attributes(window) if position == spatial else {}
-            value = _stage(
-                write, tables, step, len(window.stride), attributes, value, next(factors)
-            )
+            own = window if position == spatial else plain
+            value = _stage(write, tables, step, own, value, next(factors))
         else:
             value = write_shuffle(write, tables, step, value, 1)
     return write_fold(write, value, branch[-1].out_features, fabric.out_features, 1)
@@ -87,19 +93,28 @@ def _stage(
     write: GraphWriter,
     tables: Description,
     stage: Weighted,
-    rank: int,  # spatial axes
-    attributes: dict[str, Any],
+    window: Window,
     value: str,
     factor: str,
 ) -> str:
+    rank = len(window.stride)
     kernel = stage.kernel or (1,) * rank
+    attributes: dict[str, Any] = {"kernel_shape": kernel, **window_attributes(window)}
+    op = "ConvTranspose" if window.transposed else "Conv"
     if isinstance(stage, GraphStage):
         weight = write_graph_weight(write, tables, stage, factor, kernel)
-        return str(write("Conv", value, weight, kernel_shape=kernel, **attributes))
+        if window.transposed:
+            weight = write.transpose(weight, 1, 0, *range(2, 2 + rank))
+        return str(write(op, value, weight, **attributes))
     groups = stage.a * stage.d
-    weight = write.reshape(factor, [groups * stage.b, stage.c, *kernel])
+    if window.transposed:
+        weight = write.reshape(factor, [groups, stage.b, stage.c, *kernel])
+        weight = write.transpose(weight, 0, 2, 1, *range(3, 3 + rank))
+        weight = write.reshape(weight, [groups * stage.c, stage.b, *kernel])
+    else:
+        weight = write.reshape(factor, [groups * stage.b, stage.c, *kernel])
     value = _swap(write, value, (stage.a, stage.c, stage.d), rank)
-    value = write("Conv", value, weight, group=groups, kernel_shape=kernel, **attributes)
+    value = write(op, value, weight, group=groups, **attributes)
     return _swap(write, value, (stage.a, stage.d, stage.b), rank)
 
 

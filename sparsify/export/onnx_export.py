@@ -17,7 +17,7 @@ from ..verify import Report, compare, run_model
 from .inputs import BATCH, Axes, Inputs
 from .onnx_capture import Captured, capture
 from .onnx_diverge import first_divergence
-from .onnx_write import write_graph
+from .onnx_write import check_file, write_graph
 
 __all__ = ["export_onnx"]
 
@@ -78,7 +78,7 @@ def export_onnx(
         with writing(path):
             write_graph(captured.graph, temporary, opset)
         with _dtype_hint(model):
-            _check_file(temporary)
+            check_file(temporary)
             return _verified(captured, model, temporary, example_inputs, axes) if verify else None
 
 
@@ -110,16 +110,6 @@ def _public_outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     if not outputs:
         raise ModelError(f"{type(model).__name__} returns no tensor; there is nothing to export.")
     return {f"{name}_out" if name in taken else name: value for name, value in outputs.items()}
-
-
-def _check_file(path: Path) -> None:
-    import onnx
-
-    try:
-        onnx.checker.check_model(path, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"The exported graph is not valid ONNX: {reason}") from error
 
 
 @contextmanager

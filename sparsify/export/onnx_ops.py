@@ -9,8 +9,8 @@ their body. The `overload` field of functions would say the same more plainly, b
 to 1.26 silently runs the last overload for all of them, and files that have it do not load in 1.16
 and 1.17.
 
-Kinds. `Fabric` takes the last axis of x, `FabricConv` axis 1 of an image. Where a fabric has graph
-stages or random shuffles, they are `FabricIndexed` and `FabricConvIndexed`.
+Kinds. `Fabric` takes the last axis of x, `FabricConv` and `FabricConvTranspose` axis 1 of an image.
+Where a fabric has graph stages or random shuffles, `Indexed` follows (`FabricConvIndexed`).
 
 Attributes, all integers: `in_features`, `out_features`; `branches` (steps of each branch); `steps`,
 five numbers for each step, as in `sparsify.h`:
@@ -24,7 +24,7 @@ five numbers for each step, as in `sparsify.h`:
 A first step wider than in_features wraps, a last step wider than out_features folds (see
 `sparsify.fabric`). `has_bias` is 1 where the last input is a bias, else 0. Convolutions have no
 bias; they add `kernel_shape`, `spatial` (the step of each branch that the window applies to),
-`strides`, `pads`, `dilations`.
+`strides`, `pads`, `dilations`; transposed ones `output_padding` too.
 
 Inputs: x; of the indexed kinds `indices`, one vector of int64 (see `onnx_tables`); then the weights
 in the order of the stages, shapes (a, d, b, c, *kernel), of a graph stage (out, degree, *kernel);
@@ -34,6 +34,7 @@ then the bias (out_features).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,10 +50,10 @@ from .onnx_tables import INDICES, write_tables
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DOMAIN", "TABLES", "OpTable", "structure"]
+__all__ = ["DOMAIN", "DOMAIN_VERSION", "TABLES", "OpTable", "structure"]
 
 DOMAIN = "ai.sparsify"
-_DOMAIN_VERSION = 1  # runtimes ignore it for custom ops; new meanings get new names
+DOMAIN_VERSION = 1  # runtimes ignore it for custom ops; new meanings get new names
 _VERSION = "v1"
 _TYPES = ["tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"]
 
@@ -71,8 +72,13 @@ class OpTable:
         'Fabric_v1_0'
     """
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, taken: Collection[str] = ()) -> None:
+        """Start empty.
+
+        Args:
+            taken: names of ops and values that the file has already.
+        """
+        self._taken = frozenset(taken)
         self._names: dict[_Structure, str] = {}
         self._examples: dict[str, tuple[Fabric, Window | None, bool]] = {}
         self._tables: dict[_Tables, int] = {}
@@ -80,10 +86,12 @@ class OpTable:
     def name(self, fabric: Fabric, window: Window | None = None, bias: bool = False) -> str:
         """The op of a structure: the same one for the same attributes, else a new one."""
         kind = "FabricConv" if window else "Fabric"
+        kind += "Transpose" if window and window.transposed else ""
         kind += f"{'Indexed' if Description(fabric).starts else ''}_{_VERSION}_"
-        number = sum(name.startswith(kind) for name in self._examples)
+        names = (f"{kind}{number}" for number in count())
+        free = next(name for name in names if name not in self._taken | self._examples.keys())
         key = kind, str(structure(fabric, window, bias))
-        name = self._names.setdefault(key, f"{kind}{number}")
+        name = self._names.setdefault(key, free)
         self._examples.setdefault(name, (fabric, window, bias))
         return name
 
@@ -100,8 +108,10 @@ class OpTable:
             stride: Sequence[int],
             padding: Sequence[int],
             dilation: Sequence[int],
+            transposed: bool = False,
+            output_padding: Sequence[int] = (),
         ) -> Any:
-            window = Window.of(stride, padding, dilation)
+            window = Window.of(stride, padding, dilation, transposed, output_padding)
             return self._node(Fabric.from_json(fabric), window, x, factors)
 
         ops = torch.ops.sparsify
@@ -131,7 +141,10 @@ class OpTable:
         Raises:
             ModelError: the generator of a graph has no form in ONNX.
         """
-        write = GraphWriter(prefix=f"indices_{number}.")
+        prefix = f"indices_{number}."
+        while any(name.startswith(prefix) for name in self._taken):
+            prefix = f"_{prefix}"
+        write = GraphWriter(prefix)
         write_tables(write, list(self._tables)[number])
         return write
 
@@ -153,7 +166,7 @@ class OpTable:
             open_ = [None]
             attributes[TABLES] = tables
         schema = _schema(name, _inputs(fabric, has_bias), attributes)
-        op = values.Op(values.Opset(DOMAIN, _DOMAIN_VERSION), name, schema)
+        op = values.Op(values.Opset(DOMAIN, DOMAIN_VERSION), name, schema)
         return op(x, *open_, *factors, *([bias] if has_bias else []), **attributes)
 
 
@@ -176,7 +189,7 @@ def structure(
     }
     if window:
         attributes["kernel_shape"] = list(fabric.kernel or (1,) * len(window.stride))
-        attributes["spatial"] = [spatial_step(branch) for branch in fabric.branches]
+        attributes["spatial"] = [spatial_step(branch, window) for branch in fabric.branches]
         attributes |= window_attributes(window)
     else:
         attributes["has_bias"] = int(bias)
@@ -190,7 +203,7 @@ def _schema(name: str, inputs: Sequence[str], attributes: dict[str, Any]) -> onn
     return OpSchema(
         name,
         DOMAIN,
-        _DOMAIN_VERSION,
+        DOMAIN_VERSION,
         inputs=[formal(name, "tensor(int64)" if name == INDICES else "T") for name in inputs],
         outputs=[formal("y", "T")],
         type_constraints=[("T", _TYPES, "")],

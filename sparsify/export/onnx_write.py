@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..errors import ModelError
 from ..version import package_version
 
 if TYPE_CHECKING:
     from onnxscript import ir
 
-__all__ = ["write_graph"]
+__all__ = ["EXTERNAL_DATA_BYTES", "check_file", "notes", "write_graph"]
 
 # Above this many bytes of weights they go into one side file: an ONNX file ends at 2 GB.
 EXTERNAL_DATA_BYTES = 1_800_000_000
 _SCHEMA = 1
+
+
+def notes() -> dict[str, str]:
+    """What every file that has our ops says of who wrote it."""
+    return {"sparsify.schema": str(_SCHEMA), "sparsify.version": package_version()}
 
 
 def write_graph(graph: ir.Model, path: Path, opset: int) -> None:
@@ -33,22 +39,30 @@ def write_graph(graph: ir.Model, path: Path, opset: int) -> None:
     from onnx import helper
     from onnxscript import ir
 
-    version = package_version()
-    graph.producer_name, graph.producer_version = "sparsify", version
+    graph.producer_name, graph.producer_version = "sparsify", package_version()
     graph.ir_version = helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
     graph.doc_string = graph.graph.doc_string = None
     _drop_notes(graph)
-    graph.metadata_props.update(
-        {
-            "sparsify.schema": str(_SCHEMA),
-            "sparsify.version": version,
-            "torch.version": torch.__version__,
-        }
-    )
+    graph.metadata_props.update({**notes(), "torch.version": torch.__version__})
     weights = [value.const_value for value in graph.graph.initializers.values()]
     size = sum(weight.nbytes for weight in weights if weight is not None)
     side_file = f"{path.name}.data" if size > EXTERNAL_DATA_BYTES else None
     ir.save(graph, path, external_data=side_file)
+
+
+def check_file(path: Path) -> None:
+    """Let onnx's own checker look at a file.
+
+    Raises:
+        ModelError: it is not valid.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"The exported graph is not valid ONNX: {reason}") from error
 
 
 def _drop_notes(graph: ir.Model) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 import torch
 from torch import nn
 
-__all__ = ["sandbox"]
+__all__ = ["quiet", "sandbox"]
 
 _NOISY = ("torch", "onnxscript", "onnx_ir", "transformers")
 
@@ -33,7 +33,7 @@ def sandbox(model: nn.Module) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in model.modules()]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.no_grad(), torch.random.fork_rng(devices=devices), _quiet():
+    with torch.no_grad(), torch.random.fork_rng(devices=devices), quiet():
         try:
             for module, _ in modes:
                 module.training = False
@@ -44,7 +44,8 @@ def sandbox(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Keep what torch and its exporters print, warn and log from the user's screen."""
     loggers = [logging.getLogger(name) for name in _NOISY]
     loggers += [
         logger

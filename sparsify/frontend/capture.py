@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +11,11 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError, ModelError
+from ..nn import unfolded_twin
 from ..passes import Program
-from .record import record
+from .onnx_model import OnnxModel
+from .raw import is_called, raw_weights
+from .record import does_not_run, evaluating, record
 from .walk import walk
 
 __all__ = ["as_inputs", "capture", "own_inputs"]
@@ -41,6 +45,8 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Program:
         True
     """
     _check_model(model)
+    if isinstance(model, OnnxModel):  # its file is the graph
+        return model.program(example_inputs)
     if example_inputs is not None:
         return _recorded(model, as_inputs(example_inputs))
     offered = own_inputs(model)
@@ -49,20 +55,48 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Program:
             return _recorded(model, offered)
         except ModelError as error:
             logger.debug("the inputs that the model offers do not serve: %s", error)
-    return Program(model, model, walk(model))
+    twin = unfolded_twin(model)
+    return Program(twin, twin, walk(twin), folded=_folded(model, twin))
 
 
 def _recorded(model: nn.Module, inputs: Inputs) -> Program:
     if _has_lazy(model):
-        raise ModelError(
-            "The model has lazy layers that do not know their sizes yet. Run it once on an input, "
-            "then convert it."
-        )
+        model = _materialised(model, inputs)
+    twin = unfolded_twin(model)
 
     def again(other: nn.Module) -> Any:
         return record(other, inputs)
 
-    return Program(model, model, record(model, inputs), recorded=True, record=again)
+    program = Program(twin, twin, again(twin), True, _folded(model, twin), again)
+    weights = raw_weights(program)
+    while weights:
+        twin = unfolded_twin(model, weights=weights)
+        try:
+            graph = again(twin)
+        except ModelError as error:
+            logger.debug("raw parameters cannot become layers: %s", error)
+            break
+        called = {name: weights[name] for name in weights if is_called(graph, name)}
+        if called == weights:
+            return Program(twin, twin, graph, True, model, again)
+        weights = called
+    return program
+
+
+def _folded(model: nn.Module, twin: nn.Module) -> nn.Module | None:
+    return None if twin is model else model
+
+
+def _materialised(model: nn.Module, inputs: Inputs) -> nn.Module:
+    """A copy whose lazy layers have seen an input; their weights are drawn as torch draws them."""
+    args, kwargs = inputs
+    copied = copy.deepcopy(model)
+    with evaluating(copied), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            copied(*args, **kwargs)
+        except Exception as error:  # whatever the model raises
+            raise does_not_run(error) from error
+    return copied
 
 
 def _check_model(model: object) -> None:

@@ -1,31 +1,33 @@
-"""Model folders as transformers writes them, with or without weights. Nothing is downloaded."""
+"""Model folders as transformers writes them, with or without weights. Nothing is downloaded.
+
+Weights are mapped: opening a model of any size takes no memory for them until they are used.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..errors import FileError, ModelError, nearest, require
-from ..files import read_text, staged, writing
-from ..io import load, save
+from ..errors import FileError, MissingExtraError, ModelError, nearest, require
+from ..io import load
 from ..io.saved import is_saved
+from ..io.shards import is_checkpoint, map_checkpoint
 from ..io.tensors import read_header
 from .examples import example_inputs, token_axes
 from .factory import seeded
+from .folder_files import CONFIG, GENERATION, PLAIN, WEIGHTS
 from .source import Request, Source
 from .weights import with_weights
 
-__all__ = ["CONFIG", "WEIGHTS", "Folder", "save_folder"]
+__all__ = ["Folder", "load_folder"]
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
+logger = logging.getLogger(__name__)
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -42,67 +44,60 @@ class Folder:
 
     @staticmethod
     def open(request: Request) -> Source:
-        """Build the model; on the meta device for a dry run.
+        """Build the model; on the meta device for a dry run without weights.
 
         Raises:
             MissingExtraError: transformers is not installed.
             ModelError: the folder holds no model, an unknown one, or weights that do not fit.
         """
         folder = Path(request.text)
-        if not (folder / CONFIG).is_file():
-            raise ModelError(
-                f"{folder} has no {CONFIG}. A model folder is what transformers' save_pretrained "
-                "writes, or the output of `sparsify convert`."
-            )
-        transformers = require("transformers", "hf")
-        config = _config(transformers, folder)
-        cls = _class(transformers, config, folder)
-        model = _build(cls, config, folder, request)
+        cls, config = _class(folder)
+        with _refusing(folder):
+            model = _build(cls, config, folder, request)
         inputs = example_inputs(model, config)
         return Source(model.eval(), inputs, folder, token_axes(inputs))
 
 
-def save_folder(model: nn.Module, source: Path, output: Path) -> None:
-    """Write a converted model as a folder that this package reads again.
+def load_folder(
+    path: Path, model: nn.Module | None = None, device: torch.device | str | None = None
+) -> nn.Module:
+    """Load the sparse model in a folder.
 
     Args:
-        model: the sparse model.
-        source: the folder that it came from; its config.json is copied.
-        output: the folder to write; made where it is missing, and removed again on failure.
+        path: what `save_folder` wrote.
+        model: the skeleton; by default a new one of the class in the config, in eval mode.
+        device: where the tensors go.
 
     Raises:
-        FileError: the folder cannot be written.
-        ModelError: the config cannot be read.
+        FileError: there is no such folder.
+        ModelError: it holds no sparse model, an unknown one, or weights that do not fit.
+        MissingExtraError: transformers is not installed.
     """
-    config = _portable_config(source)
-    is_new = not output.exists()
-    try:
-        with writing(output):
-            output.mkdir(exist_ok=True)
-        with staged(output / CONFIG, overwrite=True) as temporary:
-            temporary.write_text(config, encoding="utf-8")
-            save(model, output / WEIGHTS)
-    except BaseException:
-        if is_new:
-            shutil.rmtree(output, ignore_errors=True)
-        raise
+    folder = Path(path)
+    weights = _ours(folder)
+    if weights is None:
+        _, _ = _class(folder)
+        raise ModelError(
+            f"{folder} holds no sparse model. If its model is dense, load it with transformers and "
+            "convert it, or use `sparsify convert`."
+        )
+    if model is not None:
+        return load(weights, model, device)
+    cls, config = _class(folder)
+    with _refusing(folder):
+        return _complete(load(weights, _skeleton(cls, config), device), folder).eval()
 
 
-def _portable_config(folder: Path) -> str:
-    """The text of a config.json without the path that it was made from."""
-    data = json.loads(read_text(folder / CONFIG))
-    data.pop("_name_or_path", None)
-    return json.dumps(data, indent=2, sort_keys=True) + "\n"
-
-
-def _config(transformers: Any, folder: Path) -> Any:
-    try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds
-        raise _unreadable(folder / CONFIG, error) from error
-
-
-def _class(transformers: Any, config: Any, folder: Path) -> Any:
+def _class(folder: Path) -> tuple[Any, Any]:
+    """The class in the folder's config, and the config."""
+    if not (folder / CONFIG).is_file():
+        raise ModelError(
+            f"{folder} has no {CONFIG}. A model folder is what transformers' save_pretrained "
+            "writes, or the output of `sparsify convert`."
+        )
+    transformers: Any = require("transformers", "hf")
+    with _refusing(folder / CONFIG):
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     names = config.architectures or []
     if not names:
         raise ModelError(
@@ -115,29 +110,37 @@ def _class(transformers: Any, config: Any, folder: Path) -> Any:
             f"transformers {transformers.__version__} has no class {names[0]!r}, which "
             f"{folder / CONFIG} asks for.{nearest(names[0], dir(transformers))}"
         )
-    return cls
+    return cls, config
 
 
 def _build(cls: Any, config: Any, folder: Path, request: Request) -> nn.Module:
-    try:
-        if request.weights is not None:
-            return with_weights(
-                _new(cls, config, request.seed), request.weights, trust_pickle=request.trust_pickle
-            )
-        is_ours = (folder / WEIGHTS).is_file() and is_saved(read_header(folder / WEIGHTS))
-        if is_ours or request.is_dry:
-            with torch.device("meta"):
-                skeleton = cls(config)
-            return load(folder / WEIGHTS, skeleton) if is_ours else skeleton
-        if any(folder.glob("*.safetensors")):
-            return _pretrained(cls, folder, use_safetensors=True)
-        if any((folder / name).exists() for name in _PICKLES):
-            return _pickled(cls, folder, request)
-        return _new(cls, config, request.seed)
-    except (ModelError, FileError):
-        raise
-    except Exception as error:  # whatever the model's code raises
-        raise _unreadable(folder, error) from error
+    checkpoint = request.weights or folder
+    if ours := _ours(checkpoint):
+        return _complete(load(ours, _skeleton(cls, config)), folder)
+    if is_checkpoint(checkpoint):
+        return _complete(_dense(cls, config, checkpoint), folder)
+    if request.weights is not None:
+        new = _new(cls, config, request.seed)
+        return with_weights(new, request.weights, trust_pickle=request.trust_pickle)
+    if any((folder / name).exists() for name in _PICKLES):
+        return _pickled(cls, folder, request)
+    return _skeleton(cls, config) if request.is_dry else _new(cls, config, request.seed)
+
+
+def _ours(checkpoint: Path) -> Path | None:
+    """The file of ours in a folder, or the path itself where it is one."""
+    names = (WEIGHTS, PLAIN) if checkpoint.is_dir() else ("",)
+    for path in (checkpoint / name for name in names):
+        is_file = path.is_file() and path.suffix == ".safetensors"
+        if is_file and is_saved(read_header(path)):
+            return path
+    return None
+
+
+def _skeleton(cls: Any, config: Any) -> nn.Module:
+    with torch.device("meta"):
+        model: nn.Module = cls(config)
+    return model
 
 
 def _new(cls: Any, config: Any, seed: int) -> nn.Module:
@@ -146,46 +149,87 @@ def _new(cls: Any, config: Any, seed: int) -> nn.Module:
     return model
 
 
+def _dense(cls: Any, config: Any, checkpoint: Path) -> nn.Module:
+    """The model over the mapped bytes of its checkpoint."""
+    tensors = map_checkpoint(checkpoint)
+    model, report = _pretrained(cls, None, config=config, state_dict=tensors)
+    if report["unexpected_keys"]:
+        names = ", ".join(sorted(report["unexpected_keys"])[:3])
+        logger.warning("%s has tensors that %s lacks: %s", checkpoint, cls.__name__, names)
+    _check_types(checkpoint, model, tensors)
+    return model
+
+
+def _check_types(checkpoint: Path, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Several types in one checkpoint must be those of the model, or some would be rounded."""
+    types = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    state = model.state_dict()
+    for name in tensors if len(types) > 1 else ():
+        if name in state and state[name].dtype != tensors[name].dtype:
+            listed = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in types))
+            raise ModelError(
+                f"{checkpoint} mixes the types {listed}: {name!r} would change from "
+                f"{tensors[name].dtype} to {state[name].dtype}. Save the model in one type first "
+                "(model.to(dtype).save_pretrained), or remove the files of the older checkpoint."
+            )
+
+
 def _pickled(cls: Any, folder: Path, request: Request) -> nn.Module:
     if not request.trust_pickle:
         raise ModelError(
             f"{folder} has its weights in a pickle, and loading one can run any code. Save them "
             "with save_pretrained, or pass --trust-pickle if you trust where they come from."
         )
-    return _pretrained(cls, folder, use_safetensors=False)
+    return _pretrained(cls, folder, use_safetensors=False)[0]
 
 
-def _pretrained(cls: Any, folder: Path, *, use_safetensors: bool) -> nn.Module:
+def _pretrained(cls: Any, folder: Path | None, **options: Any) -> tuple[nn.Module, Any]:
+    """A model by transformers' own loader, which renames, merges, casts and ties the weights."""
     with _without_progress():
         model, report = cls.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=use_safetensors,
-            output_loading_info=True,
+            folder, local_files_only=True, output_loading_info=True, **options
         )
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
-            f"{folder} has no weights for {', '.join(missing[:3])}{' ...' * (len(missing) > 3)} of "
+            f"There are no weights for {', '.join(missing[:3])}{' ...' * (len(missing) > 3)} of "
             f"{cls.__name__}; they would be random."
         )
-    loaded: nn.Module = model
-    return loaded
+    return model, report
+
+
+def _complete(model: nn.Module, folder: Path) -> nn.Module:
+    """The model with what its folder says about generation."""
+    if (folder / GENERATION).is_file() and hasattr(model, "generation_config"):
+        transformers: Any = require("transformers", "hf")
+        model.generation_config = transformers.GenerationConfig.from_pretrained(
+            folder, local_files_only=True
+        )
+    return model
+
+
+@contextlib.contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Name the folder in whatever transformers, or the code of a model, raises."""
+    try:
+        yield
+    except (ModelError, FileError, MissingExtraError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{path} cannot be read as a model: {type(error).__name__}: {reason}"
+        ) from error
 
 
 @contextlib.contextmanager
 def _without_progress() -> Iterator[None]:
     """Silence transformers' progress bars inside the block."""
-    logging: Any = require("transformers", "hf").utils.logging
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    progress: Any = require("transformers", "hf").utils.logging
+    was_on = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()
     try:
         yield
     finally:
         if was_on:
-            logging.enable_progress_bar()
-
-
-def _unreadable(path: Path, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:300]
-    return ModelError(f"{path} cannot be read as a model: {type(error).__name__}: {reason}")
+            progress.enable_progress_bar()

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..errors import ModelError
 from .preserve import preserved
 
-__all__ = ["record"]
+__all__ = ["does_not_run", "evaluating", "record"]
 
 logger = logging.getLogger(__name__)
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -43,23 +43,24 @@ def record(model: nn.Module, inputs: Inputs) -> fx.Graph:
     Raises:
         ModelError: the model does not run on these inputs.
     """
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         try:
             return _fake_run(model, inputs)
         except Exception as error:
             logger.debug("recording with fake tensors failed, running for real: %s", error)
             fake_error = error
         if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-            raise _does_not_run(fake_error) from fake_error
+            raise does_not_run(fake_error) from fake_error
         try:
             graph = _real_run(model, inputs)
         except Exception as error:
-            raise _does_not_run(error) from error
+            raise does_not_run(error) from error
     graph.output_node().meta["data_dependent"] = True
     return graph
 
 
-def _does_not_run(error: Exception) -> ModelError:
+def does_not_run(error: Exception) -> ModelError:
+    """What to raise where a model fails on its example inputs."""
     reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
     return ModelError(
         f"The model does not run on the example inputs ({reason}). Check their number, shapes, "
@@ -133,7 +134,7 @@ def _is_tensor(leaf: object) -> bool:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode, restored module by module; and no fused path that hides the products."""
     modes = [(module, module.training) for module in model.modules()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -159,6 +160,10 @@ class _Recorder(TorchDispatchMode):
         self._names: dict[int, tuple[str, bool]] = {}
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._scope: list[str] = []
+        for path, module in model.named_modules():
+            for name, value in vars(module).items():  # tensors that are no buffers, but held
+                if _is_tensor(value):
+                    self._names[id(value)] = (f"{path}.{name}" if path else name, False)
         for name, buffer in model.named_buffers():
             self._names[id(buffer)] = self._names[id(stand_ins.get(name, buffer))] = (name, False)
         for name, weight in model.named_parameters():
@@ -213,6 +218,7 @@ class _Recorder(TorchDispatchMode):
         outputs = [leaf for leaf in tree_leaves(result) if _is_tensor(leaf)]
         if outputs:
             node = self.graph.call_function(func, *self._as_nodes((args, kwargs or {})))
+            node.meta["scope"] = tuple(self._scope)
             for position, tensor in enumerate(outputs):
                 single = len(outputs) == 1 and _is_tensor(result)
                 item = (

@@ -21,6 +21,7 @@ FRONTENDS = Registry(
     "sparsify.frontends",
     {
         "folder": ".frontend.folder:Folder",
+        "onnx": ".frontend.onnx_frontend:OnnxFrontend",
         "factory": ".frontend.factory:Factory",
     },
 )

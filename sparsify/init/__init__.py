@@ -8,12 +8,14 @@ result to what the dense layer gave. Reference: NeuroFabric, arXiv 2002.08339 (s
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..fabric import Fabric
+from ..fabric import Fabric, Stage
 from ..registry import Registry
 from .gain import balance_outputs, dense_gain
 from .seed import generator
@@ -41,6 +43,7 @@ def initialise(
     gain: float = 1.0,
     random: torch.Generator,
     centred: bool = True,
+    spreads: bool = False,
 ) -> None:
     """Fill the factors of a fabric.
 
@@ -53,6 +56,8 @@ def initialise(
         random: generator on the CPU that all numbers are drawn from.
         centred: for a spatial stage, all weight on the centre tap (delta-orthogonal) instead of
             spread over the taps.
+        spreads: whether the taps say where an input goes, as in a transposed convolution; then
+            those of one input are drawn as those of one output are else.
 
     Raises:
         ConfigError: there is no scheme of that name.
@@ -67,9 +72,20 @@ def initialise(
     draw: Scheme = INITS[scheme]
     with _one_thread():
         values = draw(fabric, random, centred)
+        if spreads and not centred:
+            for place, stage in enumerate(fabric.stages):
+                if isinstance(stage, Stage) and stage.kernel:
+                    values[place] = _turned(stage, draw, random)
     balance_outputs(values, fabric, gain)
     for factor, value in zip(factors, values, strict=True):
         factor.copy_(value)
+
+
+def _turned(stage: Stage, draw: Scheme, random: torch.Generator) -> Tensor:
+    """The weight of a stage drawn as that of its transpose, of the same size of numbers."""
+    turned = replace(stage, b=stage.c, c=stage.b)
+    (value,) = draw(Fabric(turned.in_features, turned.out_features, ((turned,),)), random, False)
+    return value.transpose(2, 3) * math.sqrt(stage.b / stage.c)
 
 
 @contextlib.contextmanager

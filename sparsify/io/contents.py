@@ -44,7 +44,8 @@ def contents(path: Path) -> Contents:
         'ok'
     """
     if path.is_dir():
-        path = path / "model.safetensors"
+        names = ("sparsify.safetensors", "model.safetensors")
+        path = next((path / name for name in names if (path / name).is_file()), path / names[-1])
     if not path.is_file():
         raise FileError(f"There is no file {path}.")
     describe = {".onnx": _onnx, ".json": _plan}.get(path.suffix.lower(), _safetensors)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,22 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, ModelError, nearest
 from ..files import staged, writing
-from ..nn import call_layers
+from ..nn import call_layers, copies_of_computed, unfolded_twin
 from ..version import package_version
-from .recipe import Slot, fabrics, layers_for, recipe_json, slots
+from .recipe import Slot, fabrics, layers_for, recipe_json, slots, stood_for
 from .saved import FORMAT, SCHEMA, open_saved
 from .tensors import write_tensors
 
 __all__ = ["load", "save"]
 
 
-def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = True,
+    values: Callable[[str], Tensor] | None = None,
+) -> None:
     """Save a sparse model: its weights and the recipe that rebuilds it.
 
     Tied tensors are stored once; buffers that are not part of the state_dict are stored too, so
@@ -37,6 +43,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
         model: what `sparsify` returned, trained or not. Not changed.
         path: the file; its folder must exist. Written whole or not at all.
         overwrite: whether an existing file may be replaced.
+        values: gives each tensor by its name, once, in the order of the file; the model may be on
+            the meta device then. By default the model has the values itself.
 
     Raises:
         FileError: the file cannot be written, or exists and may not be replaced.
@@ -69,8 +77,10 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
         "aliases": json.dumps(aliases, sort_keys=True),
         "non_persistent": json.dumps(sorted(hidden)),
     }
+    if weights := stood_for(model):
+        metadata["weights"] = json.dumps(weights, sort_keys=True)
     with staged(path, overwrite=overwrite) as temporary, writing(path):
-        write_tensors(temporary, tensors, metadata)
+        write_tensors(temporary, tensors, metadata, values)
 
 
 def load(
@@ -108,12 +118,14 @@ def load(
         )
     place = _device(device)
     saved = open_saved(Path(path))
+    raw = {name: flipped for name, flipped in saved.weights.items() if _is_parameter(model, name)}
+    model = unfolded_twin(model, saved.recipe, raw)
     layers = layers_for(model, saved.recipe, saved.shapes)
     places = list(slots(model, layers))
     _check_names(places, saved.shapes, saved.hidden)
 
     tensors = saved.tensors({slot.name: place or _home(slot.tensor) for slot in places})
-    memo = _stand_ins(places, tensors)
+    memo = _stand_ins(places, tensors) | copies_of_computed(model)
     for layer_path, layer in layers.items():
         memo[id(model.get_submodule(layer_path))] = copy.deepcopy(layer, memo)
     loaded: nn.Module = copy.deepcopy(model, memo)
@@ -124,9 +136,14 @@ def load(
 
 def _identity(tensor: Tensor) -> object:
     """Equal for tensors that are one and the same memory seen the same way."""
-    if tensor.numel() == 0 or tensor.is_meta:
+    if tensor.numel() == 0:
         return id(tensor)
-    return (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device)
+    place = (
+        (tensor.untyped_storage()._cdata, tensor.storage_offset())
+        if tensor.is_meta
+        else tensor.data_ptr()
+    )
+    return (place, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device)
 
 
 def _check_extra_state(model: nn.Module) -> None:
@@ -199,6 +216,10 @@ def _stand_ins(places: list[Slot], tensors: Mapping[str, Tensor]) -> dict[int, A
                 f"{slot.name!r} is tied in the skeleton, but has its own values in the file."
             )
     return memo
+
+
+def _is_parameter(model: nn.Module, name: str) -> bool:
+    return any(name == known for known, _ in model.named_parameters())
 
 
 def _check_complete(model: nn.Module) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, ModelError, nearest
 from ..fabric import Fabric
-from ..nn import FabricLayer, replacement
+from ..nn import FabricLayer, FabricWeight, replacement
 
-__all__ = ["Slot", "fabrics", "layers_for", "parse_recipe", "recipe_json", "slots"]
+__all__ = ["Slot", "fabrics", "layers_for", "parse_recipe", "recipe_json", "slots", "stood_for"]
 
 Recipe = dict[str, Fabric]
 
@@ -44,6 +44,12 @@ def fabrics(model: nn.Module) -> Recipe:
     """
     named = model.named_modules(remove_duplicate=False)
     return {path: module.fabric for path, module in named if isinstance(module, FabricLayer)}
+
+
+def stood_for(model: nn.Module) -> dict[str, bool]:
+    """Where a fabric stands for a raw parameter -> whether that is (in, out)."""
+    named = model.named_modules(remove_duplicate=False)
+    return {path: module.flipped for path, module in named if isinstance(module, FabricWeight)}
 
 
 def recipe_json(recipe: Recipe) -> str:

@@ -31,6 +31,7 @@ class Saved:
         recipe: which fabric stands at which path.
         aliases: names of tied tensors by the name under which they are stored: alias -> stored.
         hidden: names of buffers that are no part of the state_dict.
+        weights: fabrics that stand for a raw parameter -> whether that is (in, out).
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Saved:
     recipe: Recipe
     aliases: dict[str, str]
     hidden: frozenset[str]
+    weights: dict[str, bool]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -115,7 +117,10 @@ def open_saved(path: Path) -> Saved:
     if not good or not names.issuperset(map(str, aliases.values())):
         raise ModelError(f"{path} is damaged: its metadata names tensors that it does not hold.")
     recipe = parse_recipe(header.metadata["recipe"])
-    return Saved(path, header, recipe, aliases, frozenset(map(str, hidden)))
+    weights = _json(path, header, "weights") if "weights" in header.metadata else {}
+    if not isinstance(weights, dict) or not recipe.keys() >= weights.keys():
+        raise ModelError(f"{path} is damaged: its metadata names weights without a fabric.")
+    return Saved(path, header, recipe, aliases, frozenset(map(str, hidden)), weights)
 
 
 def _json(path: Path, header: Header, key: str) -> Any:

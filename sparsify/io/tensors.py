@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,6 +42,7 @@ DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LONGEST_HEADER = 16 << 20  # bytes; one tensor takes about 100
+_UNKNOWN = "0" * 64  # stands for a digest until it is known
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -98,24 +99,28 @@ class Digest:
         return self._hash.hexdigest()
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    values: Callable[[str], Tensor] | None = None,
+) -> None:
     """Write a file; equal content gives equal bytes.
 
     Args:
         path: where; the caller publishes it.
         tensors: by name, on any device; one at a time is brought to the CPU.
         metadata: free text; the digest is added under "sha256".
+        values: gives each tensor by its name, once, in the order of the file, of the type and shape
+            of that in `tensors`, which may be on the meta device then.
 
     Raises:
         ModelError: a tensor without data, or of a type that the format does not know.
     """
     # Wide types first, so that every tensor is aligned, as the format's own library does.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    entries = tuple(_entry(name, tensors[name]) for name in names)
-    digest = Digest(metadata, entries)
-    for name in names:
-        digest.add(tensors[name])
-    texts = {key: metadata[key] for key in sorted(metadata)} | {"sha256": digest.text()}
+    entries = tuple(_entry(name, tensors[name], values is not None) for name in names)
+    texts = {key: metadata[key] for key in sorted(metadata)} | {"sha256": _UNKNOWN}
     header: dict[str, Any] = {"__metadata__": texts}
     offset = 0
     for entry in entries:
@@ -130,11 +135,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             f"The model has too many tensors for one file: its header takes {len(text)} bytes, "
             f"{_LONGEST_HEADER} are allowed."
         )
+    digest = Digest(metadata, entries)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
-        for name in names:
-            file.write(_bytes(tensors[name]))
+        for entry in entries:
+            tensor = values(entry.name) if values else tensors[entry.name]
+            _check_value(entry, tensor)
+            digest.add(tensor)
+            file.write(_bytes(tensor))
+        # Nothing was held in memory to know the digest beforehand: it is as long as its stand-in.
+        file.seek(8)
+        file.write(text.replace(_sha256(_UNKNOWN), _sha256(digest.text())))
 
 
 def read_header(path: Path) -> Header:
@@ -146,10 +158,10 @@ def read_header(path: Path) -> Header:
     """
     with reading(path), path.open("rb") as file:
         first = file.read(8)
-        _refuse_pickle(path, first)
         length = int.from_bytes(first, "little")
         size = path.stat().st_size
         if len(first) < 8 or length > min(_LONGEST_HEADER, size - 8):
+            _refuse_pickle(path, first)  # not before: a header of 1,152 bytes begins like one
             raise ModelError(
                 f"{path} is no safetensors file, or it is truncated: it has {size} bytes and "
                 f"announces a header of {length}."
@@ -215,8 +227,8 @@ def _fill(file: BinaryIO, tensor: Tensor) -> bool:
     return True
 
 
-def _entry(name: str, tensor: Tensor) -> Entry:
-    if tensor.is_meta:
+def _entry(name: str, tensor: Tensor, may_be_meta: bool) -> Entry:
+    if tensor.is_meta and not may_be_meta:
         raise ModelError(f"{name!r} is on the meta device and has no values to save.")
     if tensor.dtype not in _NAMES or tensor.layout != torch.strided:
         raise ModelError(
@@ -224,6 +236,19 @@ def _entry(name: str, tensor: Tensor) -> Entry:
             f"dense tensors of the types {', '.join(DTYPES)} can."
         )
     return Entry(name, _NAMES[tensor.dtype], tuple(tensor.shape))
+
+
+def _sha256(text: str) -> bytes:
+    """The digest as it stands in a header; quotes inside of JSON's texts are escaped."""
+    return f'"sha256":"{text}"'.encode()
+
+
+def _check_value(entry: Entry, tensor: Tensor) -> None:
+    if (tensor.dtype, tuple(tensor.shape)) != (DTYPES[entry.dtype], entry.shape):
+        raise ModelError(
+            f"{entry.name!r} was to be {entry.dtype} of shape {entry.shape}; its values are "
+            f"{tensor.dtype} of shape {tuple(tensor.shape)}."
+        )
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+from .computed import (
+    copies_of_computed,
+    drop_weight_norm,
+    effective_weight,
+    held_to,
+    norm_parameters,
+)
 from .conv import FabricConv1d, FabricConv2d, FabricConv3d
+from .conv_transpose import FabricConvTranspose1d, FabricConvTranspose2d, FabricConvTranspose3d
 from .layer import FabricLayer
 from .linear import FabricLinear, FabricTransposedLinear
-from .owners import HOOKS, Dense, call_layers, dense, replacement
+from .owners import Dense, call_layers, dense, replacement
+from .unfold import COMPOSITES, HOOKS, fold_weights, is_composite, unfold, unfolded_twin
+from .weight import DenseWeight, FabricWeight
 
 __all__ = [
+    "COMPOSITES",
     "HOOKS",
     "Dense",
+    "DenseWeight",
     "FabricConv1d",
     "FabricConv2d",
     "FabricConv3d",
+    "FabricConvTranspose1d",
+    "FabricConvTranspose2d",
+    "FabricConvTranspose3d",
     "FabricLayer",
     "FabricLinear",
     "FabricTransposedLinear",
+    "FabricWeight",
     "call_layers",
+    "copies_of_computed",
     "dense",
+    "drop_weight_norm",
+    "effective_weight",
+    "fold_weights",
+    "held_to",
+    "is_composite",
+    "norm_parameters",
     "replacement",
+    "unfold",
+    "unfolded_twin",
 ]

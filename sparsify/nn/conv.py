@@ -14,7 +14,7 @@ from ..fabric import Fabric
 from ..ops import fabric_conv
 from .layer import FabricLayer, check_fabric
 
-__all__ = ["FabricConv1d", "FabricConv2d", "FabricConv3d"]
+__all__ = ["FabricConv1d", "FabricConv2d", "FabricConv3d", "FabricConvNd", "Size"]
 
 Size = int | tuple[int, ...]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -34,8 +34,8 @@ def _check_groups(fabric: Fabric, groups: int) -> None:
         )
 
 
-class _FabricConv(FabricLayer):
-    """What the three ranks share; see `FabricConv2d`."""
+class FabricConvNd(FabricLayer):
+    """What the three ranks share, and the transposed ones; see `FabricConv2d`."""
 
     rank: ClassVar[int]
 
@@ -55,7 +55,7 @@ class _FabricConv(FabricLayer):
         """See `FabricConv2d`."""
         check_fabric(fabric)
         kernel = self._sizes("kernel_size", kernel_size)
-        spatial = fabric if fabric.kernel else fabric.with_kernel(kernel)
+        spatial = fabric if fabric.kernel else fabric.with_kernel(kernel, last=self.spreads)
         if spatial.kernel not in ((), kernel):
             raise ConfigError(f"The fabric has the kernel {spatial.kernel}, not {kernel}.")
         _check_groups(fabric, groups)
@@ -75,7 +75,7 @@ class _FabricConv(FabricLayer):
 
     def _sizes(self, name: str, value: Size) -> tuple[int, ...]:
         sizes = tuple(value) if isinstance(value, (tuple, list)) else (value,) * self.rank
-        least = 0 if name == "padding" else 1
+        least = 0 if name.endswith("padding") else 1
         if len(sizes) != self.rank or not all(
             isinstance(size, int) and size >= least for size in sizes
         ):
@@ -111,24 +111,24 @@ class _FabricConv(FabricLayer):
     @property
     def weight(self) -> Tensor:
         """The dense weight, (out_channels, in_channels / groups, *kernel_size)."""
-        first = self.factors[0]
-        ones = (1,) * self.rank
-        impulses = torch.eye(self.in_channels, dtype=first.dtype, device=first.device)
-        response = fabric_conv(
-            impulses.reshape(self.in_channels, self.in_channels, *ones),
-            list(self.factors),
-            self._text,
-            stride=ones,
-            padding=tuple(size - 1 for size in self.kernel_size),
-            dilation=ones,
-        )
-        dense = response.flip(tuple(range(2, 2 + self.rank))).transpose(0, 1)
+        dense = self._responses().transpose(0, 1)
         inputs, outputs = self.in_channels // self.groups, self.out_channels // self.groups
         return torch.cat(
             [
                 dense[g * outputs : (g + 1) * outputs, g * inputs : (g + 1) * inputs]
                 for g in range(self.groups)
             ]
+        )
+
+    def _responses(self) -> Tensor:
+        """Where an impulse in each input goes: (in_channels, out_channels, *kernel_size)."""
+        first = self.factors[0]
+        impulses = torch.eye(self.in_channels, dtype=first.dtype, device=first.device)
+        return fabric_conv(
+            impulses.reshape(self.in_channels, self.in_channels, *[1] * self.rank),
+            list(self.factors),
+            self._text,
+            transposed=True,
         )
 
     def forward(
@@ -164,13 +164,13 @@ class _FabricConv(FabricLayer):
         )
 
 
-class FabricConv1d(_FabricConv):
+class FabricConv1d(FabricConvNd):
     """Stands for `nn.Conv1d`; see `FabricConv2d`."""
 
     rank = 1
 
 
-class FabricConv2d(_FabricConv):
+class FabricConv2d(FabricConvNd):
     """Stands for `nn.Conv2d`: one stage of the fabric over channels takes the k x k taps.
 
     Args:
@@ -199,7 +199,7 @@ class FabricConv2d(_FabricConv):
     rank = 2
 
 
-class FabricConv3d(_FabricConv):
+class FabricConv3d(FabricConvNd):
     """Stands for `nn.Conv3d`; see `FabricConv2d`."""
 
     rank = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ class FabricLayer(nn.Module):
     """
 
     bias: nn.Parameter | None
+    spreads: ClassVar[bool] = False  # an input to many positions, as a transposed convolution does
 
     def __init__(
         self,
@@ -105,11 +106,21 @@ class FabricLayer(nn.Module):
             return
         random = generator if generator is not None else torch.default_generator
         initialise(
-            self.factors, self.fabric, gain=DEFAULT_GAIN, random=random, centred=self.is_centred
+            self.factors,
+            self.fabric,
+            gain=self.default_gain,
+            random=random,
+            centred=self.is_centred,
+            spreads=self.spreads,
         )
         if self.bias is not None:
-            bound = 1 / math.sqrt(self.fan_in)
+            bound = self.default_gain / DEFAULT_GAIN / math.sqrt(self.fan_in)
             nn.init.uniform_(self.bias, -bound, bound, generator=random)
+
+    @property
+    def default_gain(self) -> float:
+        """What PyTorch's own init of the dense layer gives; see `sparsify.init.dense_gain`."""
+        return DEFAULT_GAIN
 
     @property
     def is_centred(self) -> bool:

@@ -10,22 +10,15 @@ from torch import nn
 
 from ..errors import ModelError
 from ..fabric import Fabric
+from .computed import drop_weight_norm, norm_parameters
 from .conv import FabricConv1d, FabricConv2d, FabricConv3d
+from .conv_transpose import FabricConvTranspose1d, FabricConvTranspose2d, FabricConvTranspose3d
 from .layer import FabricLayer
 from .linear import FabricLinear, FabricTransposedLinear
+from .unfold import carry_hooks
+from .weight import DenseWeight, FabricWeight
 
-__all__ = ["HOOKS", "Dense", "call_layers", "dense", "replacement"]
-
-HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-"""The attributes in which a module keeps the hooks that run with it."""
+__all__ = ["Dense", "call_layers", "dense", "replacement"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +26,7 @@ class Dense:
     """What a dense layer is, read off its module.
 
     Args:
-        kind: "linear", "conv1d", "conv2d" or "conv3d".
+        kind: "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d" and so on.
         in_features: inputs; channels of all groups for a convolution.
         out_features: outputs.
         kernel: spatial taps, () for a Linear.
@@ -68,7 +61,14 @@ def _transposed(module: nn.Module) -> Dense:
 def _conv(module: nn.Module) -> Dense:
     conv: nn.modules.conv._ConvNd = module  # type: ignore[assignment]
     rank = len(conv.kernel_size)
-    return Dense(f"conv{rank}d", conv.in_channels, conv.out_channels, conv.kernel_size, conv.groups)
+    kind = "conv_transpose" if conv.transposed else "conv"
+    sizes = conv.in_channels, conv.out_channels, conv.kernel_size, conv.groups
+    return Dense(f"{kind}{rank}d", *sizes)
+
+
+def _build_weight(module: nn.Module, fabric: Fabric) -> FabricLayer:
+    assert isinstance(module, DenseWeight)
+    return FabricWeight(fabric, module.flipped, "meta", _dtype(module))
 
 
 def _build_linear(module: nn.Module, fabric: Fabric) -> FabricLayer:
@@ -96,6 +96,23 @@ def _build_conv(module: nn.Module, fabric: Fabric) -> FabricLayer:
     )
 
 
+def _build_conv_transpose(module: nn.Module, fabric: Fabric) -> FabricLayer:
+    conv: nn.modules.conv._ConvTransposeNd = module  # type: ignore[assignment]
+    classes = {1: FabricConvTranspose1d, 2: FabricConvTranspose2d, 3: FabricConvTranspose3d}
+    return classes[len(conv.kernel_size)](
+        fabric,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,  # type: ignore[arg-type]
+        conv.output_padding,
+        conv.groups,
+        conv.bias is not None,
+        conv.dilation,
+        device="meta",
+        dtype=_dtype(module),
+    )
+
+
 def _dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
 
@@ -105,6 +122,10 @@ OWNERS: dict[str, Owner] = {
     "torch.nn.modules.conv.Conv1d": Owner(_conv, _build_conv),
     "torch.nn.modules.conv.Conv2d": Owner(_conv, _build_conv),
     "torch.nn.modules.conv.Conv3d": Owner(_conv, _build_conv),
+    "torch.nn.modules.conv.ConvTranspose1d": Owner(_conv, _build_conv_transpose),
+    "torch.nn.modules.conv.ConvTranspose2d": Owner(_conv, _build_conv_transpose),
+    "torch.nn.modules.conv.ConvTranspose3d": Owner(_conv, _build_conv_transpose),
+    "sparsify.nn.weight.DenseWeight": Owner(_linear, _build_weight),
     "transformers.pytorch_utils.Conv1D": Owner(_transposed, _build_transposed),
 }
 """Class of the dense layer, by its full name -> how to read it and what replaces it. A subclass
@@ -135,7 +156,8 @@ def dense(module: nn.Module) -> Dense | None:
 def replacement(module: nn.Module, fabric: Fabric) -> FabricLayer:
     """The fabric layer that stands for a dense one; its factors are not initialised yet.
 
-    Device, dtype, bias, requires_grad, training mode and hooks are carried over.
+    Device, dtype, bias, requires_grad, training mode and hooks are carried over; a `weight_norm` is
+    not.
 
     Args:
         module: a dense layer of the table.
@@ -158,7 +180,8 @@ def replacement(module: nn.Module, fabric: Fabric) -> FabricLayer:
             f"The layer is {read.in_features} -> {read.out_features}; the fabric is "
             f"{fabric.in_features} -> {fabric.out_features}."
         )
-    weight = next(module.parameters())
+    norm = norm_parameters(module)
+    weight = module.get_parameter(norm[-1]) if norm else next(module.parameters())
     layer = owner.build(module, fabric).to_empty(device=weight.device)
     layer.requires_grad_(weight.requires_grad)
     _carry_over(module, layer)
@@ -172,9 +195,8 @@ def _carry_over(module: nn.Module, layer: FabricLayer) -> None:
         layer.bias.copy_(bias)
         layer.bias.requires_grad_(bias.requires_grad)
     layer.train(module.training)
-    for name in HOOKS:
-        getattr(layer, name).update(getattr(module, name))
-    layer._is_full_backward_hook = module._is_full_backward_hook
+    carry_hooks(layer, module)
+    drop_weight_norm(layer._forward_pre_hooks)
 
 
 def call_layers(model: nn.Module) -> None:
@@ -196,7 +218,7 @@ def call_layers(model: nn.Module) -> None:
     """
     for part in model.modules():
         if isinstance(part, nn.TransformerEncoderLayer) and any(
-            isinstance(layer, FabricLayer) for layer in part.children()
+            isinstance(layer, FabricLayer) for layer in part.modules()
         ):
             part.activation_relu_or_gelu = 0
         if isinstance(part, nn.TransformerEncoder) and any(

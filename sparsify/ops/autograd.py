@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 
 from . import formula
 from .schema import LIBRARY
+from .window import Window
 
 __all__ = ["Forward"]
 
@@ -122,7 +123,8 @@ def _linear_rule(
     return _differentiably(compute, _ops.fabric_backward.default, (text,), x, factors, bias)
 
 
-def _conv_rule(keys: Any, x: Tensor, factors: list[Tensor], *rest: Any) -> Tensor:
+def _conv_rule(keys: Any, x: Tensor, factors: list[Tensor], text: str, *window: Any) -> Tensor:
+    rest = (text, *Window.of(*window))  # with what the dispatcher leaves out: the defaults
     if _in_transform():
         return formula.apply_conv(x, factors, *rest)
 

@@ -22,7 +22,7 @@ __all__: list[str] = []
 Shape = Sequence[int]
 
 
-def _costs(x: Shape, text: str, window: Sequence[Shape]) -> Iterator[list[int]]:
+def _costs(x: Shape, text: str, window: Sequence[Any]) -> Iterator[list[int]]:
     """Yield the FLOPs of each stage's product, branch by branch."""
     fabric = Fabric.from_json(text)
     if not window:
@@ -30,14 +30,17 @@ def _costs(x: Shape, text: str, window: Sequence[Shape]) -> Iterator[list[int]]:
         for branch in fabric.branches:
             yield [2 * rows * step.parameters for step in branch if isinstance(step, Weighted)]
         return
-    before, after = x[2:], Window.of(*window).outputs(x[2:], fabric.kernel)
+    geometry = Window.of(*window)
+    before, after = x[2:], geometry.outputs(x[2:], fabric.kernel)
     for branch in fabric.branches:
-        positions = before if fabric.kernel else after
+        positions = before if fabric.kernel or geometry.transposed else after
         costs = []
         for step in branch:
             if isinstance(step, Weighted):
+                # Taps meet in outputs; those of a transposed convolution start from inputs.
+                counted = after if step.kernel and not geometry.transposed else positions
+                costs.append(2 * x[0] * math.prod(counted) * step.parameters)
                 positions = after if step.kernel else positions
-                costs.append(2 * x[0] * math.prod(positions) * step.parameters)
         yield costs
 
 

@@ -55,6 +55,8 @@ def fabric_conv(
     stride: Sizes = 1,
     padding: Sizes = 0,
     dilation: Sizes = 1,
+    transposed: bool = False,
+    output_padding: Sizes = 0,
 ) -> Tensor:
     """Convolve with a fabric over the channels, in place of `conv1d`, `conv2d` or `conv3d`.
 
@@ -68,6 +70,8 @@ def fabric_conv(
         stride: steps between outputs, one number or one per spatial axis, 1 or more.
         padding: zeros on both sides, likewise, 0 or more.
         dilation: distance between taps, likewise, 1 or more.
+        transposed: whether it stands for `conv_transpose1d`, 2d or 3d.
+        output_padding: of a transposed convolution, as in torch.
 
     Returns:
         (samples, out_features, *positions), the positions that the dense convolution has.
@@ -83,8 +87,10 @@ def fabric_conv(
     """
     text = fabric if isinstance(fabric, str) else fabric.to_json()
     axes = x.dim() - 2
-    window = (_per_axis(size, axes) for size in (stride, padding, dilation))
-    y: Tensor = torch.ops.sparsify.fabric_conv(x, list(factors), text, *window)
+    window = [_per_axis(size, axes) for size in (stride, padding, dilation)]
+    extra = _per_axis(output_padding, axes)
+    more = (transposed, extra) if transposed or any(extra) else ()
+    y: Tensor = torch.ops.sparsify.fabric_conv(x, list(factors), text, *window, *more)
     return y
 
 

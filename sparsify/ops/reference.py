@@ -46,15 +46,16 @@ def forward(
     Reference:
         ClosNets, arXiv 1802.03885.
     """
-    if window and not fabric.kernel:
-        x = window.sample(x)
+    if window:
+        x = window.enter(x, fabric)
     outputs = []
     for branch, weights in link(fabric, factors):
         values = wrap(x, branch[0].in_features)
         for step, weight in zip(*dense_steps(branch, weights), strict=True):
             values = _apply(values, weight, step, window)
         outputs.append(fold(values, fabric.out_features))
-    return sum(outputs[1:], outputs[0])
+    y = sum(outputs[1:], outputs[0])
+    return window.leave(y, fabric) if window else y
 
 
 def backward(
@@ -84,7 +85,8 @@ def backward(
         >>> backward(one, 3 * one, [one.view(1, 1, 1, 1)], fabric, (False, True))[1].item()
         3.0
     """
-    sampled = window.sample(x) if window and not fabric.kernel else x
+    sampled = window.enter(x, fabric) if window else x
+    grad = window.leave_backward(grad, fabric, x.shape[2:]) if window else grad
     flows: list[Tensor] = []
     grads: list[Tensor] = []
     for branch, weights in link(fabric, factors):
@@ -105,8 +107,8 @@ def backward(
         grads += reversed(found)
         flows.append(fold(flow, fabric.in_features))
     flow = sum(flows[1:], flows[0])
-    if window and not fabric.kernel:
-        flow = window.sample_backward(flow, x.shape[2:])
+    if window:
+        flow = window.enter_backward(flow, fabric, x.shape[2:])
     return [g if need else None for g, need in zip((flow, *grads), needs, strict=True)]
 
 

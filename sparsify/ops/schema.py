@@ -10,6 +10,7 @@ The library is defined by hand because a `torch.library.custom_op` costs several
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,11 +27,15 @@ LIBRARY = torch.library.Library("sparsify", "DEF")
 
 _OPERANDS = "Tensor x, Tensor[] factors, str fabric"
 _WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation"
+_TRANSPOSED = "bool transposed{0}, SymInt[] output_padding{1}"
 SIGNATURES = {
     "fabric": f"({_OPERANDS}, Tensor? bias=None) -> Tensor",
     "fabric_backward": f"(Tensor grad, {_OPERANDS}, bool[] needs) -> Tensor[]",
-    "fabric_conv": f"({_OPERANDS}, {_WINDOW}) -> Tensor",
-    "fabric_conv_backward": f"(Tensor grad, {_OPERANDS}, {_WINDOW}, bool[] needs) -> Tensor[]",
+    "fabric_conv": (f"({_OPERANDS}, {_WINDOW}, {_TRANSPOSED.format('=False', '=[]')}) -> Tensor"),
+    "fabric_conv_backward": (
+        f"(Tensor grad, {_OPERANDS}, {_WINDOW}, {_TRANSPOSED.format('', '')}, bool[] needs) "
+        "-> Tensor[]"
+    ),
 }
 OPERATORS = tuple(SIGNATURES)
 
@@ -107,44 +112,26 @@ def _fabric_backward(
     return wanted(grads)
 
 
-def _fabric_conv(
-    x: Tensor,
-    factors: list[Tensor],
-    text: str,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-) -> Tensor:
-    fabric, window = _conv_request(x, factors, text, stride, padding, dilation)
+def _fabric_conv(x: Tensor, factors: list[Tensor], text: str, *geometry: Any) -> Tensor:
+    fabric, window = _conv_request(x, factors, text, *geometry)
     kernel = select(text, x.device.type, x.dtype, True)
     return kernel.forward_conv(x, factors, fabric, window)
 
 
 def _fabric_conv_backward(
-    grad: Tensor,
-    x: Tensor,
-    factors: list[Tensor],
-    text: str,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    needs: list[bool],
+    grad: Tensor, x: Tensor, factors: list[Tensor], text: str, *rest: Any
 ) -> list[Tensor]:
-    fabric, window = _conv_request(x, factors, text, stride, padding, dilation)
+    *geometry, needs = rest
+    fabric, window = _conv_request(x, factors, text, *geometry)
     kernel = select(text, x.device.type, x.dtype, True)
     return wanted(kernel.backward_conv(grad, x, factors, fabric, needs, window))
 
 
 def _conv_request(
-    x: Tensor,
-    factors: list[Tensor],
-    text: str,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
+    x: Tensor, factors: list[Tensor], text: str, *geometry: Any
 ) -> tuple[Fabric, Window]:
     fabric = Fabric.from_json(text)
-    window = Window.of(stride, padding, dilation)
+    window = Window.of(*geometry)
     window.check(x, fabric)
     check(x, factors, fabric, 1)
     return fabric, window
@@ -156,15 +143,8 @@ def _fake_fabric(x: Tensor, factors: list[Tensor], text: str, bias: Tensor | Non
     return x.new_empty((*x.shape[:-1], fabric.out_features))
 
 
-def _fake_fabric_conv(
-    x: Tensor,
-    factors: list[Tensor],
-    text: str,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-) -> Tensor:
-    fabric, window = _conv_request(x, factors, text, stride, padding, dilation)
+def _fake_fabric_conv(x: Tensor, factors: list[Tensor], text: str, *geometry: Any) -> Tensor:
+    fabric, window = _conv_request(x, factors, text, *geometry)
     positions = window.outputs(x.shape[2:], fabric.kernel)
     return x.new_empty((x.shape[0], fabric.out_features, *positions))
 

@@ -162,4 +162,4 @@ def for_site(site: Site, fabric: Fabric) -> Fabric:
     """A fabric over the features of one group -> that of the whole layer, kernel and all."""
     if site.groups > 1:
         fabric = fabric.repeat(site.groups)
-    return fabric.with_kernel(site.kernel) if site.kernel else fabric
+    return fabric.with_kernel(site.kernel, last=site.is_transposed) if site.kernel else fabric

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # sets an environment variable when it is first imported
 from torch import Tensor, nn
 
 State = dict[str, object]  # what -> something that compares equal as long as nothing changed

@@ -17,14 +17,14 @@ __all__ = ["backward", "forward"]
 
 def forward(x: Tensor, factors: Sequence[Tensor], fabric: Fabric, window: Window) -> Tensor:
     """See `Kernel.forward_conv`."""
-    sampled = x if fabric.kernel else window.sample(x)
+    sampled = window.enter(x, fabric)
     outputs = []
     for branch, pieces in zip(fabric.branches, _pieces(fabric, factors, window), strict=True):
         values = wrap(sampled, branch[0].in_features)
         for piece in pieces:
             values = piece.forward(values)
         outputs.append(fold(values, fabric.out_features))
-    return sum(outputs[1:], outputs[0]).contiguous()
+    return window.leave(sum(outputs[1:], outputs[0]), fabric).contiguous()
 
 
 def backward(
@@ -36,7 +36,8 @@ def backward(
     window: Window,
 ) -> Gradients:
     """See `Kernel.backward_conv`."""
-    sampled = x if fabric.kernel else window.sample(x)
+    sampled = window.enter(x, fabric)
+    grad = window.leave_backward(grad, fabric, x.shape[2:])
     grads = [
         factor.new_zeros(factor.shape) if need else None
         for factor, need in zip(factors, needs[1:], strict=True)
@@ -56,9 +57,7 @@ def backward(
     if not needs[0]:
         return [None, *grads]
     folded = [fold(flow, fabric.in_features) for flow in flows]
-    grad_x = sum(folded[1:], folded[0])
-    if not fabric.kernel:
-        grad_x = window.sample_backward(grad_x, x.shape[2:])
+    grad_x = window.enter_backward(sum(folded[1:], folded[0]), fabric, x.shape[2:])
     return [grad_x.contiguous(), *grads]
 
 

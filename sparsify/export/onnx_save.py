@@ -1,0 +1,68 @@
+"""`sp.save` of a model that came from an ONNX file: rewrite, check, verify, publish."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from torch import nn
+
+from ..errors import ConfigError, FileError
+from ..files import staged, writing
+from ..frontend.onnx_model import OnnxModel
+from ..verify import Report
+from .onnx_bytes import side_file, write_values
+from .onnx_compare import compare_rewritten
+from .onnx_rewrite import rewrite
+from .onnx_write import check_file
+
+__all__ = ["save_onnx"]
+
+
+def save_onnx(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = True) -> Report:
+    """Write a converted ONNX model: each fabric one node of ours with a body, the rest as it was.
+
+    The file is published only after it loads in onnxruntime and agrees with another graph: the
+    original one, with each fabric's dense matrix in the place of the old weight.
+
+    Args:
+        model: what `sparsify` gave for an ONNX file; not changed.
+        path: the file to write. Beyond 1.8 GB of weights they go to `path` + ".data" beside it.
+        overwrite: whether an existing file may be replaced.
+
+    Returns:
+        The differences found.
+
+    Raises:
+        ConfigError: the model did not come from an ONNX file.
+        FileError: the path is not writable, exists, or is a file that the model is read from.
+        ModelError: a fabric has no form in the file's opset, or onnxruntime cannot run the model.
+        VerificationError: the file and the other graph differ.
+
+    Example:
+        >>> import torch, sparsify as sp
+        >>> layer = sp.nn.FabricLinear(sp.fabric("monarch", 64, 64, blocks=8))
+        >>> report = sp.export_onnx(layer, "layer.onnx", (torch.randn(1, 64),))
+        >>> save_onnx(sp.onnx.read("layer.onnx"), "copy.onnx").passed
+        True
+    """
+    if not isinstance(model, OnnxModel):
+        raise ConfigError(
+            f"Only models that came from an ONNX file are saved as one; got "
+            f"{type(model).__name__}. Write it with sp.export_onnx(model, path, example_inputs)."
+        )
+    _check_target(model, Path(path))
+    rewritten = rewrite(model)
+    with staged(path, overwrite=overwrite) as temporary:
+        with writing(path):
+            write_values(rewritten.proto, rewritten.values, temporary)
+        check_file(temporary)
+        return compare_rewritten(model, temporary)
+
+
+def _check_target(model: OnnxModel, path: Path) -> None:
+    """A file must not take the place of one that the model still reads."""
+    sources = {os.path.realpath(file) for file in (model.source.path, *model.source.side_files)}
+    for target in (path, side_file(path)):
+        if os.path.realpath(target) in sources:
+            raise FileError(f"{target} is a file that the model is read from; give another output.")

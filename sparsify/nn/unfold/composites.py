@@ -1,0 +1,81 @@
+"""The table of composite owners, and how one of them is unfolded."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from torch import nn
+
+from .experts import is_experts, unfold_experts
+from .parts import carry_hooks
+
+__all__ = ["COMPOSITES", "is_composite", "unfold"]
+
+Unfold = Callable[[nn.Module], nn.Module]
+
+COMPOSITES: dict[str, str | Unfold] = {
+    "torch.nn.modules.activation.MultiheadAttention": ".attention:unfold_attention",
+    "torch.nn.modules.rnn.RNN": ".recurrent:unfold_recurrent",
+    "torch.nn.modules.rnn.LSTM": ".recurrent:unfold_recurrent",
+    "torch.nn.modules.rnn.GRU": ".recurrent:unfold_recurrent",
+    "torch.nn.modules.rnn.RNNCell": ".cells:unfold_cell",
+    "torch.nn.modules.rnn.LSTMCell": ".cells:unfold_cell",
+    "torch.nn.modules.rnn.GRUCell": ".cells:unfold_cell",
+}
+"""Class of the owner, by its full name -> what unfolds it: a function from the module to an
+equivalent one with `nn.Linear` children, or where to find it. A subclass counts as its parent while
+it has the parent's own forward. Add a line to serve another class; stacked experts as transformers
+builds them are recognised by their attributes, whatever their class (`experts.py`)."""
+
+
+def _unfolding(module: nn.Module) -> Unfold | None:
+    if "forward" in vars(module):
+        return None
+    for cls in type(module).__mro__:
+        found = COMPOSITES.get(f"{cls.__module__}.{cls.__qualname__}")
+        if found is not None:
+            return _load(found) if type(module).forward is vars(cls)["forward"] else None
+    return unfold_experts if is_experts(module) else None
+
+
+def _load(found: str | Unfold) -> Unfold:
+    if not isinstance(found, str):
+        return found
+    place, _, name = found.partition(":")
+    function: Unfold = getattr(importlib.import_module(place, __package__), name)
+    return function
+
+
+def is_composite(module: nn.Module) -> bool:
+    """Whether a module can be unfolded.
+
+    Example:
+        >>> is_composite(nn.LSTM(2, 2)), is_composite(nn.Linear(2, 2))
+        (True, False)
+    """
+    return _unfolding(module) is not None
+
+
+def unfold(module: nn.Module) -> nn.Module | None:
+    """An equivalent module with layers for its dense products; None where it is no composite.
+
+    Parameters are shared, the training mode and the hooks carried over.
+
+    Args:
+        module: any module; nothing in it changes.
+
+    Example:
+        >>> unfolded = unfold(nn.GRU(4, 8))
+        >>> unfolded.hidden_l0.weight.shape
+        torch.Size([24, 8])
+    """
+    function = _unfolding(module)
+    if function is None:
+        return None
+    other = function(module)
+    other.training = module.training
+    carry_hooks(other, module)
+    for layer in set(other.modules()).difference(module.modules()):
+        layer.unfolded_from = type(module)  # patterns of classes take the owner's layers
+    return other
