@@ -65,7 +65,8 @@ class Unseen:
 class AnnotateWeights(Pass):
     """Mark every dense operation that has a parameter as an operand.
 
-    A weight may be computed, from parameters, buffers and constants. A product of two such values
+    A weight may be computed, from parameters, buffers and constants; the taps of a convolution also
+    from a parameter that the inputs modulate. A product of two such values
     makes a constant and is no weight operation, unless it is a layer's call on its own weight.
 
     Requires: a recorded graph (a walked one is left alone). Ensures: `node.meta["weight"]` is a
@@ -133,7 +134,7 @@ def _owners(model: nn.Module) -> dict[str, set[str]]:
 def _uses(node: fx.Node, origins: Origins, owners: dict[str, set[str]]) -> tuple[WeightUse, ...]:
     uses = []
     for ways in readings(node):
-        found = [(way, origin) for way in ways if (origin := origins.of(way.weight)) is not None]
+        found = [(way, origin) for way in ways if (origin := _origin(way, origins)) is not None]
         found = [(way, origin) for way, origin in found if origin.parameter]
         if not found:
             continue
@@ -146,6 +147,17 @@ def _uses(node: fx.Node, origins: Origins, owners: dict[str, set[str]]) -> tuple
                 origins.forget(node)
         uses.append(_use(way, origin))
     return tuple(uses)
+
+
+def _origin(way: Reading, origins: Origins) -> Origin | None:
+    """What the operand that would be the weight is made of, None where of the inputs alone.
+
+    The taps of a convolution stay a weight where the inputs modulate them.
+    """
+    origin = origins.of(way.weight)
+    if origin is None and way.kind.startswith("conv"):
+        return origins.mixed(way.weight)
+    return origin
 
 
 def _is_call(node: fx.Node, origin: Origin, owners: dict[str, set[str]]) -> bool:

@@ -17,6 +17,7 @@ from ..select.candidates import AUTO, check_topology
 from ..select.choose import Choice
 from ..select.criterion import DEFAULT, Criterion
 from ..select.ladder import Conditions, for_site
+from ..select.trained import Trained
 from ..topology import Family, build
 from .annotate_weights import unseen_share
 from .base import Pass, PassError, PassResult, Program
@@ -24,7 +25,7 @@ from .base import Pass, PassError, PassResult, Program
 if TYPE_CHECKING:
     from ..select.latency import LatencyModel
 
-__all__ = ["AssignPlan"]
+__all__ = ["AssignPlan", "levels_of"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class AssignPlan(Pass):
         score: what fabrics are ranked by.
         min_speedup: sites that no fabric is predicted to speed up this much stay dense.
         latency: predicts seconds, for min_speedup and budgets of seconds.
+        trained: the weights that fabrics are to come near, and what is known of their inputs;
+            fabrics and budget then follow the errors. Without, they are chosen without data.
 
     Requires: sites. Ensures: `program.plan` has every site; no budget is exceeded.
     Before: Site("fc1", replace, fabric=None)
@@ -56,6 +59,7 @@ class AssignPlan(Pass):
     score: str = DEFAULT
     min_speedup: float | None = None
     latency: LatencyModel | None = None
+    trained: Trained | None = None
 
     def requires(self, program: Program) -> None:
         """The sites are known."""
@@ -66,17 +70,18 @@ class AssignPlan(Pass):
         modules = dict(program.module.named_modules())
         self._check(program, modules)
         decided = {site.name: self._decide(site, modules.get(site.name)) for site in program.sites}
-        levels = _levels(program)
+        levels = levels_of(program)
         for conditions, names in self._shares(decided, modules):
             demands = [
                 Demand(decided[name], self._family(decided[name], modules), levels.get(name, 0))
                 for name in names
             ]
-            for demand, answer in zip(demands, assign(demands, conditions), strict=True):
+            answers = assign(demands, conditions, self.trained)
+            for demand, answer in zip(demands, answers, strict=True):
                 rule = self._rule(demand.site, modules.get(demand.site.name))
                 decided[demand.site.name] = _answered(demand.site, answer, rule)
         unseen = unseen_share(program.graph) if program.annotated else (None, ())
-        plan = Plan(tuple(decided.values()), self.budget, *unseen)
+        plan = Plan(tuple(map(self._judged, decided.values())), self.budget, *unseen)
         _check_fits(plan)
         return PassResult(replace(program, sites=plan.sites, plan=plan), True, plan.summary())
 
@@ -136,6 +141,19 @@ class AssignPlan(Pass):
             return f"kept by the rule {pattern_text(rule.pattern)}"
         return ""
 
+    def wanted(self, program: Program) -> list[str]:
+        """The sites that are to be replaced, before any fabric is chosen."""
+        modules = dict(program.module.named_modules())
+        self._check(program, modules)
+        sites = (self._decide(site, modules.get(site.name)) for site in program.sites)
+        return [site.name for site in sites if site.decision == "replace"]
+
+    def _judged(self, site: Site) -> Site:
+        """With its error, where its fabric was given and not chosen."""
+        if self.trained is None or site.fabric is None or site.error is not None:
+            return site
+        return replace(site, error=self.trained.project(site.name, site.fabric, site.groups).error)
+
     def _rule(self, site: Site, module: nn.Module | None) -> Rule | None:
         return next((r for r in self.rules if matches(r.pattern, site.name, module)), None)
 
@@ -171,7 +189,13 @@ def _answered(site: Site, answer: Choice | str, rule: Rule | None) -> Site:
     if isinstance(answer, str):
         return site.kept(answer)
     reason = answer.reason if rule is None else f"rule {pattern_text(rule.pattern)}"
-    return replace(site, fabric=answer.fabric, reason=_also(site, reason), rivals=answer.rivals)
+    return replace(
+        site,
+        fabric=answer.fabric,
+        reason=_also(site, reason),
+        rivals=answer.rivals,
+        error=answer.error,
+    )
 
 
 def _also(site: Site, reason: str) -> str:
@@ -189,7 +213,7 @@ def _check_fits(plan: Plan) -> None:
         )
 
 
-def _levels(program: Program) -> dict[str, int]:
+def levels_of(program: Program) -> dict[str, int]:
     """Site -> how many replaceable sites lie before it on the longest path of the graph."""
     replaceable = {site.name for site in program.sites if site.decision == "replace"}
     depth: dict[Any, int] = {}

@@ -9,9 +9,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from ..errors import ConfigError, nearest
-from ..init import INITS, dense_gain, generator, initialise
-from ..nn import FabricLayer, effective_weight
+from ..errors import ConfigError
+from ..init import PROJECT, check_init, dense_gain, generator, initialise
+from ..nn import FabricLayer, dense, effective_weight
+from ..nn.matrices import array_of, matrix_of, matrix_of_fabric
+from ..select.trained import Trained
 from .base import Pass, PassError, PassResult, Program
 
 __all__ = ["Initialise"]
@@ -22,8 +24,10 @@ class Initialise(Pass):
     """Fill the factors of every replaced layer so that its output varies as the dense one's did.
 
     Args:
-        scheme: a name of `sparsify.init`: "orthogonal" or "variance".
+        scheme: a name of `sparsify.init`, such as "orthogonal"; or "project", for the weights that
+            come nearest to the dense layer's own.
         seed: any whole number; every site draws from a generator of (seed, its name).
+        trained: for "project", what has been projected already and what is known of the inputs.
 
     Requires: replaced layers. Ensures: all factors are finite.
     Before: fc1 = self.fc1(x)                   # factors not initialised
@@ -33,14 +37,11 @@ class Initialise(Pass):
     name: ClassVar[str] = "initialise"
     scheme: str = "orthogonal"
     seed: int = 0
+    trained: Trained | None = None
 
     def __post_init__(self) -> None:
         """Check the options before any work is done."""
-        if self.scheme not in INITS:
-            raise ConfigError(
-                f"There is no init {self.scheme!r}; there are {', '.join(INITS)}."
-                f"{nearest(str(self.scheme), INITS)}"
-            )
+        check_init(self.scheme)
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise ConfigError(f"seed must be a whole number; got {self.seed!r}.")
 
@@ -68,6 +69,9 @@ class Initialise(Pass):
             old: the dense layer.
             layer: what replaces it; its factors are written to.
         """
+        if self.scheme == PROJECT:
+            self._project(name, old, layer)
+            return
         initialise(
             layer.factors,
             layer.fabric,
@@ -77,6 +81,20 @@ class Initialise(Pass):
             centred=layer.is_centred,
             spreads=layer.spreads,
         )
+
+    @torch.no_grad()
+    def _project(self, name: str, old: nn.Module, layer: FabricLayer) -> None:
+        trained = self.trained or Trained(lambda name: array_of(old, name))
+        read = dense(old)
+        made = trained.project(name, layer.fabric, read.groups if read else 1)
+        for factor, value in zip(layer.factors, made.factors, strict=True):
+            factor.copy_(torch.from_numpy(value))
+        mean = trained.mean_of(name)
+        if mean is not None and layer.bias is not None:
+            missing = (matrix_of(old) - matrix_of_fabric(layer, old)).double().cpu()
+            rows = missing.reshape(len(mean), layer.bias.numel() // len(mean), -1)
+            shift = torch.bmm(rows, torch.from_numpy(mean).unsqueeze(2)).reshape(-1)
+            layer.bias.copy_(old.bias.double() + shift.to(layer.bias.device))
 
     def ensures(self, before: Program, after: Program) -> None:
         """Nothing was left as allocated memory happened to be."""

@@ -95,6 +95,7 @@ class Origins:
         self._bases: dict[fx.Node, fx.Node] = {}
         self._written: dict[fx.Node, Origin] = {}
         self._varying: set[fx.Node] = set()
+        self._mixed: dict[fx.Node, Origin] = {}
 
     def of(self, value: object) -> Origin | None:
         """The origin of a node's value; None where it depends on the inputs, or is no node."""
@@ -106,6 +107,10 @@ class Origins:
         added = self._written.get(base)
         known = self._known[value]
         return known if added is None else replace(known.joined(added), distinct=known.distinct)
+
+    def mixed(self, value: object) -> Origin | None:
+        """The parameter that was combined with the inputs, element by element, into a value."""
+        return self._mixed.get(value) if isinstance(value, fx.Node) else None
 
     def follow(self, node: fx.Node) -> None:
         """Take the next node of the graph into account."""
@@ -120,6 +125,12 @@ class Origins:
         origin = self._made(node)
         if origin is not None:
             self._known[node] = origin
+        elif _is_elementwise(node):
+            parts = [self.of(n) or self._mixed.get(n) for n in node.all_input_nodes]
+            found = [part for part in parts if part is not None and part.parameter]
+            if found:
+                largest = max(found, key=lambda part: part.size)
+                self._mixed[node] = replace(largest, direct=False, part="")
         for target in _written(node):
             written = self._bases.get(target, target)
             others = [self.of(n) for n in node.all_input_nodes if n is not target]
@@ -193,6 +204,11 @@ def _is_unpredictable(node: fx.Node) -> bool:
     if node.target.namespace != "aten":
         return not node.all_input_nodes
     return node.target._opname in _BLANK
+
+
+def _is_elementwise(node: fx.Node) -> bool:
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.pointwise in tags or node.target in VIEWS or node.target in PARTS
 
 
 def _aliased(node: fx.Node) -> fx.Node | None:

@@ -69,8 +69,14 @@ class ReplaceDense(Pass):
                 if not isinstance(layer, FabricLayer) or layer.fabric != site.fabric:
                     raise PassError(f"{self.name} left {path or 'the model'} as it was.")
         root_replaced = isinstance(after.module, FabricLayer)
-        if type(after.module) is not type(before.module) and not root_replaced:
+        if _class(after.module) is not _class(before.module) and not root_replaced:
             raise PassError(f"{self.name} changed the class of the model.")
+
+
+def _class(model: nn.Module) -> type:
+    """The class of a model; torch makes one for each graph module, whose parent counts."""
+    cls = type(model)
+    return cls.__mro__[1] if isinstance(model, fx.GraphModule) else cls
 
 
 def _copy(program: Program, pairs: list[tuple[nn.Module, FabricLayer]]) -> nn.Module:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .fabric import Fabric as Fabric
     from .init.project import project as project
     from .optim import param_groups as param_groups
+    from .optim_convert import convert_optimizer as convert_optimizer
     from .plan import Plan as Plan
     from .select.score import score as score
     from .store import load as load
@@ -63,6 +64,7 @@ _HOMES = {  # public name -> where it is defined, imported when it is first used
     "score": ".select.score",
     "topologies": ".topology",
     "param_groups": ".optim",
+    "convert_optimizer": ".optim_convert",
     "project": ".init.project",
     "capabilities": ".environment",
     "SparsifyError": ".errors",
@@ -93,6 +95,7 @@ __all__ = [
     "VerificationError",
     "__version__",
     "capabilities",
+    "convert_optimizer",
     "export_onnx",
     "fabric",
     "load",

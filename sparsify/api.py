@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from torch import nn
@@ -11,7 +12,11 @@ from torch import nn
 from .config import Budget, Rule, as_budget
 from .errors import BudgetError, ConfigError, NothingToDoError
 from .fabric import Fabric
-from .frontend.capture import capture
+from .frontend.calibrate import Calibration
+from .frontend.capture import capture, own_inputs
+from .frontend.pt2 import as_module
+from .frontend.refit import refit
+from .init import PROJECT, check_init
 from .match import Pattern
 from .passes import (
     AnnotateWeights,
@@ -34,11 +39,13 @@ from .select.criterion import DEFAULT, Criterion
 from .topology import Family, build
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
     from .select.latency import LatencyModel
 
 __all__ = ["fabric", "plan", "sparsify"]
 
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model", bound="nn.Module | ExportedProgram")
 
 _ANALYSE: tuple[Pass, ...] = (AnnotateWeights(), FindSites(), CheckAliases())
 
@@ -57,12 +64,14 @@ def sparsify(
     plan: Plan | None = None,
     strict: bool = False,
     init: str = "orthogonal",
+    calibration: Any = None,
     seed: int = 0,
 ) -> Model:
     """A copy of the model whose dense layers are fabrics; the model itself is not touched.
 
     Args:
-        model: any module. Its class, methods, hooks, modes and ties come back.
+        model: any module. Its class, methods, hooks, modes and ties come back. An
+            `ExportedProgram` comes back as one, with the sizes that it had dynamic.
         example_inputs: a tuple of positional or a dict of keyword inputs. Without them the model's
             own (`dummy_inputs`, `example_input_array`) are used, else its layers in their order.
         budget: share of the replaced layers' parameters that may stay, in (0, 1]; or a `Budget`.
@@ -79,7 +88,10 @@ def sparsify(
         plan: follow this plan, and none of the seven arguments above.
         strict: whether to refuse a plan that keeps a dense operation which `exclude`, `include` or
             a rule did not ask to keep, or in which some could not be named.
-        init: "orthogonal" or "variance".
+        init: "orthogonal" or "variance"; or "project", for the weights that come nearest to the
+            trained ones. Fabrics and budget then follow the errors, which the plan shows.
+        calibration: an iterable of batches, each in a form of example_inputs, for init="project":
+            the outputs of the layers for these inputs shall come near then. Without, the weights.
         seed: of all randomness, together with the layers' paths.
 
     Returns:
@@ -104,23 +116,26 @@ def sparsify(
     Reference:
         ClosNets 1802.03885, NeuroFabric 2002.08339, Sparse Neural Networks Topologies 1706.05683.
     """
-    initialise = Initialise(init, seed)
+    Initialise(init, seed)  # checks them
     choices = _Choices(budget, topology, include, exclude, rules, score, min_speedup)
+    known = _known(init, calibration)
+    module = as_module(model)
     if plan is None:
-        program = _planned(model, example_inputs, choices)
+        program = _planned(module, example_inputs, choices, known)
     else:
         _refuse(choices)
-        program = _analysed(model, example_inputs)
+        program = _analysed(module, _inputs(module, example_inputs, known))
         program = run_passes(program, (FollowPlan(plan),))
     if strict and program.plan is not None:
         program.plan.check_complete()
     if program.plan is None or not program.plan.replaced:
         raise NothingToDoError(f"Nothing to replace. {_kept_reasons(program.plan)}")
-    return cast("Model", run_passes(program, (ReplaceDense(), initialise, Verify())).module)
+    sparse = _converted(program, init, seed, known)
+    return cast("Model", sparse if module is model else _program(sparse))
 
 
 def plan(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     example_inputs: Any = None,
     *,
     budget: float | Budget = 0.1,
@@ -131,6 +146,8 @@ def plan(
     score: str = DEFAULT,
     min_speedup: float | None = None,
     strict: bool = False,
+    init: str = "orthogonal",
+    calibration: Any = None,
 ) -> Plan:
     """A dry run of `sparsify`: what would become of each dense layer, and why.
 
@@ -147,6 +164,8 @@ def plan(
         score: as for `sparsify`.
         min_speedup: as for `sparsify`.
         strict: as for `sparsify`.
+        init: as for `sparsify`; "project" needs the weights, and tells the error of each layer.
+        calibration: as for `sparsify`.
 
     Returns:
         The plan: printable, editable, JSON in and out.
@@ -164,7 +183,8 @@ def plan(
         16384
     """
     choices = _Choices(budget, topology, include, exclude, rules, score, min_speedup)
-    program = _planned(model, example_inputs, choices)
+    check_init(init)
+    program = _planned(as_module(model), example_inputs, choices, _known(init, calibration))
     if program.plan is None:
         raise NothingToDoError("The model has no plan.")
     if strict:
@@ -232,6 +252,12 @@ def fabric(
     return found.fabric
 
 
+def _program(model: nn.Module) -> ExportedProgram:
+    from .export.pt2 import export_program
+
+    return export_program(model)
+
+
 def _analysed(model: nn.Module, example_inputs: Any) -> Program:
     program = run_passes(capture(model, example_inputs), _ANALYSE)
     if not program.sites:
@@ -253,7 +279,35 @@ class _Choices(NamedTuple):
     min_speedup: float | None = None
 
 
-def _planned(model: nn.Module, example_inputs: Any, choices: _Choices) -> Program:
+def _known(init: str, calibration: Any) -> Calibration | None:
+    """What projection is to know; None where nothing is projected."""
+    if init == PROJECT:
+        return Calibration.of(calibration)
+    if calibration is not None:
+        raise ConfigError(f'calibration goes with init="project"; got init={init!r}.')
+    return None
+
+
+def _inputs(model: nn.Module, example_inputs: Any, known: Calibration | None) -> Any:
+    """The example inputs; a batch of the calibration where there are no others."""
+    if example_inputs is not None or known is None or not known.batches or own_inputs(model):
+        return example_inputs
+    args, kwargs = known.batches[0]
+    return None if args and kwargs else args or kwargs
+
+
+def _converted(program: Program, init: str, seed: int, known: Calibration | None) -> nn.Module:
+    sites = program.plan.replaced if program.plan is not None else ()
+    trained = None if known is None else known.look(program, [site.name for site in sites])
+    program = run_passes(program, (ReplaceDense(), Initialise(init, seed, trained)))
+    if known is not None and known.batches:
+        refit(program, known.batches)
+    return run_passes(program, (Verify(),)).module
+
+
+def _planned(
+    model: nn.Module, example_inputs: Any, choices: _Choices, known: Calibration | None = None
+) -> Program:
     for name in ("include", "exclude", "rules"):
         value = getattr(choices, name)
         if isinstance(value, str) or not isinstance(value, Sequence):
@@ -261,12 +315,15 @@ def _planned(model: nn.Module, example_inputs: Any, choices: _Choices) -> Progra
     for rule in choices.rules:
         if not isinstance(rule, Rule):
             raise ConfigError(f"rules must be a list of Rule; got {rule!r} in it.")
-    program = _analysed(model, example_inputs)
+    program = _analysed(model, _inputs(model, example_inputs, known))
     settings = {**choices._asdict(), "budget": as_budget(choices.budget)}
     assign = AssignPlan(**settings, latency=_latency(choices, program))
     asked = (*choices.include, *(rule.pattern for rule in choices.rules if not rule.keep))
     keep = KeepDefaults(asked=frozenset(name for name in asked if isinstance(name, str)))
-    return run_passes(program, (keep, assign))
+    program = run_passes(program, (keep,))
+    if known is not None:
+        assign = replace(assign, trained=known.look(program, assign.wanted(program)))
+    return run_passes(program, (assign,))
 
 
 def _latency(choices: _Choices, program: Program) -> LatencyModel | None:

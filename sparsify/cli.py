@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .command.arguments import parse
 from .command.models import has_fabric, inputs_of, open_model, planned, refuse_sparse, unmixed
 from .command.outputs import check_output, input_files
-from .errors import ConfigError, FileError, SparsifyError, VerificationError, nearest, require
+from .errors import ConfigError, FileError, SparsifyError, VerificationError, require
 from .files import publish, read_text
 from .report import Row, render
 
@@ -90,9 +90,12 @@ def _fail(message: str, code: int, with_traceback: bool) -> int:
 
 
 def _plan(args: argparse.Namespace) -> None:
+    from .init import PROJECT, check_init
+
     output = _output(args) if args.output else None
     report = _report(args) if args.report else None
-    plan = planned(args, open_model(args, is_dry=True))
+    check_init(args.init)
+    plan = planned(args, open_model(args, is_dry=args.init != PROJECT))
     if report:
         from .page import write_report
 
@@ -106,12 +109,13 @@ def _plan(args: argparse.Namespace) -> None:
 
 def _convert(args: argparse.Namespace) -> None:
     from .command.converting import convert, destination
+    from .init import PROJECT, check_init
     from .plan import Plan
 
     output = destination(args)
     plan = None if args.plan is None else Plan.from_json(read_text(args.plan))
-    _check_init(args.init)
-    source = open_model(args, is_dry=args.dry_run)
+    check_init(args.init)
+    source = open_model(args, is_dry=args.dry_run and args.init != PROJECT)
     refuse_sparse(args, source)
     plan = planned(args, source) if plan is None else unmixed(args, plan)
     if output and not args.dry_run:
@@ -129,29 +133,33 @@ def _export(args: argparse.Namespace) -> None:
     example_inputs = inputs_of(args, source)
     if not has_fabric(source):
         logger.warning("the model has no fabric; `sparsify convert` makes one that has")
+    opset = {} if output.suffix.lower() == ".pt2" else {"opset": args.opset}
     report = write(
         source.model,
         output,
         example_inputs,
         dynamic=args.dynamic or source.dynamic or None,
-        opset=args.opset,
+        **opset,
     )
     logger.info("wrote %s", output)
     _show_report(args, report)
 
 
 def _verify(args: argparse.Namespace) -> None:
+    from .export.pt2_compare import compare_pt2
     from .verify import compare
 
     if not Path(args.file).is_file():
         raise FileError(f"There is no file {args.file}.")
     source = open_model(args)
-    report = compare(source.model, args.file, inputs_of(args, source))
+    is_program = Path(args.file).suffix.lower() == ".pt2"
+    run = compare_pt2 if is_program else compare
+    report = run(source.model, args.file, inputs_of(args, source))
     _show_report(args, report)
     if not report.passed:
         raise VerificationError(
             f"{args.file} differs from the model: output {report.worst.output!r} is off by "
-            f"{report.worst.max_abs:.1e} at batch {report.worst.batch}."
+            f"{report.worst.max_abs:.1e} at {report.worst.at or 'its sizes'}."
         )
 
 
@@ -220,15 +228,6 @@ _VERBS = {
 
 
 # --- what the verbs share -----------------------------------------------------------------------
-
-
-def _check_init(name: str) -> None:
-    from .init import INITS
-
-    if name not in INITS:
-        raise ConfigError(
-            f"There is no init {name!r}; there are {', '.join(INITS)}.{nearest(name, INITS)}"
-        )
 
 
 def _output(args: argparse.Namespace) -> Path:

@@ -17,7 +17,7 @@ from .errors import ConfigError
 from .fabric import Weighted
 from .nn import FabricLayer
 
-__all__ = ["MOST", "param_groups"]
+__all__ = ["MOST", "PLAIN", "Share", "name_of", "param_groups", "shares_of"]
 
 MOST = 10.0
 """Highest learning rate of a factor, as a multiple of the base rate.
@@ -30,14 +30,14 @@ Ten is best at moderate base rates and costs 0.03 at high ones; more is never be
 """
 
 
-class _Share(NamedTuple):
+class Share(NamedTuple):
     """What a parameter gets of the base rate, and in how many stages its decay is shared."""
 
     rate: float = 1.0
     stages: int = 1
 
 
-_PLAIN = _Share()
+PLAIN = Share()
 
 
 def param_groups(model: nn.Module, lr: float, weight_decay: float = 0.01) -> list[dict[str, Any]]:
@@ -86,11 +86,11 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float = 0.01) -> lis
             "weight_decay must be a finite number of 0 or more, such as 0.01; "
             f"got {weight_decay!r}."
         )
-    shares = _shares(model)
-    members: dict[_Share, list[nn.Parameter]] = {}
+    shares = shares_of(model)
+    members: dict[Share, list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            members.setdefault(shares.get(id(parameter), _PLAIN), []).append(parameter)
+            members.setdefault(shares.get(id(parameter), PLAIN), []).append(parameter)
     if not members:
         raise ConfigError(
             f"The model ({type(model).__name__}) has no trainable parameter. "
@@ -101,9 +101,9 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float = 0.01) -> lis
             "params": members[share],
             "lr": lr * share.rate,
             "weight_decay": weight_decay / (share.rate * share.stages),
-            "name": _name(share),
+            "name": name_of(share),
         }
-        for share in sorted(members, key=lambda share: (share != _PLAIN, share))
+        for share in sorted(members, key=lambda share: (share != PLAIN, share))
     ]
 
 
@@ -112,9 +112,9 @@ def _is_finite(value: object) -> bool:
     return is_number and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def _shares(model: nn.Module) -> dict[int, _Share]:
+def shares_of(model: nn.Module) -> dict[int, Share]:
     """The share of each factor, by the parameter's identity; of a tied one, its first layer's."""
-    shares: dict[int, _Share] = {}
+    shares: dict[int, Share] = {}
     for layer in model.modules():
         if not isinstance(layer, FabricLayer):
             continue
@@ -123,11 +123,12 @@ def _shares(model: nn.Module) -> dict[int, _Share]:
             stages = [step for step in branch if isinstance(step, Weighted)]
             for stage in stages:
                 rate = min(layer.fan_in / (stage.fan_in * len(stages)), MOST)
-                shares.setdefault(id(next(factors)), _Share(rate, len(stages)))
+                shares.setdefault(id(next(factors)), Share(rate, len(stages)))
     return shares
 
 
-def _name(share: _Share) -> str:
-    if share == _PLAIN:
+def name_of(share: Share) -> str:
+    """How the group of a share is called."""
+    if share == PLAIN:
         return "plain"
     return f"lr x {share.rate:.3g}, {share.stages} stage{'s' * (share.stages > 1)}"

@@ -20,6 +20,8 @@ __all__ = ["Plan", "Site"]
 
 SCHEMA = 1
 
+_HEADS = ("site", "kind", "shape", "decision", "parameters", "fabric or reason")
+
 _NAMED = 3  # operations or sites that a sentence names
 
 
@@ -102,7 +104,14 @@ class Plan:
         if fabric is None:
             edited = site.kept(reason, by_user=True)
         else:
-            edited = replace(site, decision="replace", reason=reason, fabric=fabric, by_user=False)
+            edited = replace(
+                site,
+                decision="replace",
+                reason=reason,
+                fabric=fabric,
+                by_user=False,
+                error=None,
+            )
         return replace(self, sites=tuple(edited if s.name == name else s for s in self.sites))
 
     def check_complete(self) -> None:
@@ -179,6 +188,7 @@ class Plan:
 
     def rows(self) -> list[dict[str, str]]:
         """The table of `print(plan)` as text cells, one dictionary per site."""
+        is_projected = any(site.error is not None for site in self.sites)
         return [
             {
                 "site": site.name or "(the model)",
@@ -186,6 +196,7 @@ class Plan:
                 "shape": _shape_text(site),
                 "decision": site.decision,
                 "parameters": _change(site.dense_parameters, site.parameters),
+                **({"error": _error_text(site.error)} if is_projected else {}),
                 "fabric or reason": _why(site),
             }
             for site in self.sites
@@ -227,8 +238,16 @@ class Plan:
         return (
             f"{len(self.replaced)} of {len(self.sites)} sites replaced, parameters {dense:,} -> "
             f"{kept:,} (density {self.density:.1%}), {self.flop_share:.1%} of the {self._measure()}"
-            f"{self._blind_spot()}"
+            f"{self._blind_spot()}{self._errors()}"
         )
+
+    def _errors(self) -> str:
+        """The mean error of what is projected, each dense weight counted once."""
+        found = [(s.error, s.dense_parameters) for s in self.replaced if s.error is not None]
+        if not found:
+            return ""
+        mean = sum(error * size for error, size in found) / sum(size for _, size in found)
+        return f", mean error {_error_text(mean)}"
 
     def _blind_spot(self) -> str:
         """How much of the model the plan does not list, where that is known."""
@@ -274,6 +293,10 @@ def _change(before: int, after: int) -> str:
     return f"{before:,} -> {after:,} ({after / before:.1%})"
 
 
+def _error_text(error: float | None) -> str:
+    return "-" if error is None else f"{error:.3g}"
+
+
 def _decision_text(site: Site | None) -> str:
     if site is None:
         return "absent"
@@ -281,8 +304,9 @@ def _decision_text(site: Site | None) -> str:
 
 
 def _table(rows: Iterable[dict[str, str]]) -> str:
-    cells = [list(row.values()) for row in rows]
-    heads = ["site", "kind", "shape", "decision", "parameters", "fabric or reason"]
+    table = list(rows)
+    cells = [list(row.values()) for row in table]
+    heads = list(table[0]) if table else list(_HEADS)
     lines = [heads, *cells]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     padded = [

@@ -67,6 +67,8 @@ class Site:
         in_rows: positions of the input of a convolution; None where equal to rows.
         decision: "replace" or "keep".
         by_user: whether the user's own exclude, include, rule or edit keeps it.
+        error: relative squared error of the fabric's projection of the trained weight; of the
+            output, where inputs for calibration were given. None where nothing is projected.
         reason: why, in a few words.
         fabric: the fabric it becomes, None where it is kept.
         paths: every path of the module, where there are several.
@@ -96,6 +98,7 @@ class Site:
     paths: tuple[str, ...] = ()
     rivals: tuple[Rival, ...] = ()
     by_user: bool = False
+    error: float | None = None
 
     def __post_init__(self) -> None:
         """Check the fields, which plans from files bring along."""
@@ -125,7 +128,15 @@ class Site:
             raise ConfigError(
                 f"The rivals of site {self.name!r} are a tuple of Rival; got {self.rivals!r}."
             )
+        self._check_error()
         self._check_fabric()
+
+    def _check_error(self) -> None:
+        is_number = isinstance(self.error, (int, float)) and not isinstance(self.error, bool)
+        if self.error is not None and not (is_number and 0 <= self.error < math.inf):
+            raise ConfigError(
+                f"The error of site {self.name!r} is a number of 0 or more; got {self.error!r}."
+            )
 
     def _check_whole(self, name: str, value: object, least: int) -> None:
         if value is None and name in ("rows", "in_rows"):
@@ -205,7 +216,13 @@ class Site:
     def kept(self, reason: str, *, by_user: bool = False) -> Site:
         """The same site, to stay dense for this reason."""
         return replace(
-            self, decision="keep", reason=reason, fabric=None, rivals=(), by_user=by_user
+            self,
+            decision="keep",
+            reason=reason,
+            fabric=None,
+            rivals=(),
+            by_user=by_user,
+            error=None,
         )
 
     def to_json(self) -> dict[str, Any]:

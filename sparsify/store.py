@@ -29,6 +29,7 @@ SAVERS = Registry(
     {
         ".safetensors": ".io.model:save",
         ".onnx": ".export.onnx_save:save_onnx",
+        ".pt2": ".export.pt2:save_pt2",
         FOLDER: ".frontend.folder_files:save_folder",
     },
 )
@@ -38,6 +39,7 @@ LOADERS = Registry(
     {
         ".safetensors": ".io.model:load",
         ".onnx": ".frontend.onnx_model:load_onnx",
+        ".pt2": ".frontend.pt2:load_pt2",
         FOLDER: ".frontend.folder:load_folder",
     },
 )
@@ -53,6 +55,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
     |---|---|
     | `*.safetensors` | the weights and the recipe that rebuilds the model from the dense one |
     | `*.onnx` | for models from ONNX files: such a file, with a node for each fabric |
+    | `*.pt2` | the whole model as torch.export has it, which `load` and plain torch need alone |
     | a folder | for transformers models: config, weights and recipe, which `load` needs alone |
 
     Tied tensors are stored once, and equal models give equal bytes.
@@ -75,7 +78,12 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
         >>> sparse = sp.sparsify(Sequential(Linear(256, 256), Linear(256, 2)))
         >>> sp.save(sparse, "model.safetensors")
     """
-    write: Callable[..., None] = SAVERS[kind_to_save(path)]
+    kind = kind_to_save(path)
+    if (only := getattr(model, "only_format", kind)) != kind:
+        raise ConfigError(
+            f"A model that came from a {only} file is saved as one; got {os.fspath(path)}."
+        )
+    write: Callable[..., None] = SAVERS[kind]
     write(model, path, overwrite=overwrite)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ConfigError, ModelError, nearest
-from .export.inputs import BATCH, Inputs, named_outputs
+from .export.inputs import BATCH, Axes, Inputs, named_outputs
 from .export.sandbox import sandbox
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Difference:
         max_abs: largest absolute error; inf where shapes differ or only one side is NaN.
         relative: the same, over the largest magnitude of the model's output.
         tolerance: largest error allowed, absolute below magnitude 1, relative above.
+        sizes: of other axes that may change, by label, where they are not those of the example.
     """
 
     batch: int
@@ -45,6 +46,13 @@ class Difference:
     max_abs: float
     relative: float
     tolerance: float
+    sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    @property
+    def at(self) -> str:
+        """The sizes in words: `batch 7, sequence 17`; empty where the file fixes them all."""
+        sizes = {**({BATCH: self.batch} if self.batch else {}), **self.sizes}
+        return ", ".join(f"{label} {size}" for label, size in sizes.items())
 
     @property
     def passed(self) -> bool:
@@ -81,6 +89,7 @@ class Report:
         lines += [
             f"{d.batch or '-':>5}  {d.output:{width}}  {d.max_abs:13.1e}  {d.relative:14.1e}"
             f"  {d.tolerance:.1e}  {'ok' if d.passed else 'FAILED'}"
+            + (f" ({', '.join(f'{n} {size}' for n, size in d.sizes.items())})" if d.sizes else "")
             for d in self.differences
         ]
         return "\n".join(lines)
@@ -96,7 +105,8 @@ def compare(
 
     Args:
         model: the torch model, run in evaluation mode; its own mode returns.
-        onnx_path: the exported file; its dynamic axes named "batch" take the batch sizes.
+        onnx_path: the exported file; its dynamic axes named "batch" take the batch sizes, others
+            at the last of them another size than the example's, if the model runs at one.
         example_inputs: a tuple of positional inputs or a dict of keyword inputs.
         batches: batch sizes, each 1 or more.
 
@@ -121,21 +131,71 @@ def compare(
     runtime = session(onnx_path, native=False)
     axes = _file_axes(runtime, inputs)
     has_batch = any(BATCH in labels.values() for labels in axes.values())
+    runs = [{BATCH: batch} for batch in batches] if has_batch else [{}]
+    others: dict[str, int] = {}
     differences: list[Difference] = []
-    for batch in batches if has_batch else (0,):
-        resized = inputs.resized(axes, {BATCH: batch}) if batch else inputs
+    for rows in runs:
+        if rows is runs[-1]:
+            others = _other_sizes(model, inputs.resized(axes, rows), axes)
+        resized = inputs.resized(axes, {**rows, **others})
         expected = run_model(model, resized)
-        actual = run_file(runtime, resized)
+        actual = _run_at(others, runtime, resized)
         if len(actual) != len(expected):
             raise ModelError(
                 f"The file has {len(actual)} outputs, the model {len(expected)}; they do not "
                 "belong together."
             )
         differences += [
-            difference(batch, name, value, truth)
+            replace(difference(rows.get(BATCH, 0), name, value, truth), sizes=others)
             for (name, value), truth in zip(actual.items(), expected.values(), strict=True)
         ]
     return Report(tuple(differences))
+
+
+def _other_sizes(model: nn.Module, inputs: Inputs, axes: Axes) -> dict[str, int]:
+    """Sizes for the labels that are no batch, unlike those of the inputs; {} where none will do.
+
+    A file may have an axis as dynamic, and the example's size of it all over its inside.
+    """
+    tensors = inputs.tensors()
+    sizes = {
+        label: tensors[name].shape[axis]
+        for name, labels in axes.items()
+        for axis, label in labels.items()
+        if label != BATCH
+    }
+    for change in _CHANGES if sizes else ():
+        others = {label: max(1, change(size)) for label, size in sizes.items()}
+        try:
+            run_model(model, inputs.resized(axes, others))
+        except ConfigError:  # no size that the model takes: positions end, images are halved
+            continue
+        return others
+    return {}
+
+
+# Lengths are free; images want even sizes, or multiples; positions may be used up.
+_CHANGES: tuple[Callable[[int], int], ...] = (
+    lambda size: size + 1,
+    lambda size: 2 * size,
+    lambda size: size // 2,
+)
+
+
+def _run_at(
+    others: Mapping[str, int], runtime: onnxruntime.InferenceSession, inputs: Inputs
+) -> dict[str, Array]:
+    """The outputs of a file, and what to do where it fails at other sizes alone."""
+    try:
+        return run_file(runtime, inputs)
+    except ModelError as error:
+        if not others:
+            raise
+        sizes = ", ".join(f"{label} {size}" for label, size in others.items())
+        raise ModelError(
+            f"{error} That is at {sizes}, which the model takes: inside the file an axis is fixed "
+            "that was to change. Leave it out of dynamic=."
+        ) from error
 
 
 def run_model(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:

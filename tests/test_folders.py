@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,14 @@ def assert_equal(one: nn.Module, other: nn.Module) -> None:
     assert fabrics(one) == fabrics(other)
 
 
-def sparse(name: str, dtype: torch.dtype = torch.float32) -> Any:
+@cache
+def _sparse(name: str, dtype: torch.dtype) -> Any:
     model = make(transformers, name, dtype)
     return sp.sparsify(model, model.dummy_inputs, budget=BUDGET)
+
+
+def sparse(name: str, dtype: torch.dtype = torch.float32) -> Any:
+    return copy.deepcopy(_sparse(name, dtype))
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +123,7 @@ def test_it_trains_on_after_loading() -> None:
     losses = []
     for _ in range(4):
         loss = loaded(input_ids=ids, labels=ids).loss
-        losses.append(float(loss))
+        losses.append(loss.item())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -274,7 +281,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[sp.SparsifyError], str]] = {
         sp.ModelError,
         "without a config",
     ),
-    "model of a class of one's own": (lambda: sp.save(Own(), "out"), sp.ModelError, "not: it could"),
+    "model of a class of one's own": (
+        lambda: sp.save(Own(), "out"),
+        sp.ModelError,
+        "not: it could",
+    ),
     "ending nobody knows": (
         lambda: sp.save(nn.Linear(2, 2), "m.zip"),
         sp.ConfigError,
@@ -291,7 +302,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[sp.SparsifyError], str]] = {
         sp.ConfigError,
         "give model=",
     ),
-    "folder that is not there": (lambda: sp.load("nowhere"), sp.FileError, "no such file or folder"),
+    "folder that is not there": (
+        lambda: sp.load("nowhere"),
+        sp.FileError,
+        "no such file or folder",
+    ),
     "folder of a dense model": (_dense, sp.ModelError, "holds no sparse model"),
     "folder without config": (_without("config.json"), sp.ModelError, "has no config.json"),
     "folder without weights": (_without("sparsify.safetensors"), sp.ModelError, "no sparse model"),

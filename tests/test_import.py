@@ -28,6 +28,7 @@ PUBLIC = {
     "VerificationError",
     "__version__",
     "capabilities",
+    "convert_optimizer",
     "export_onnx",
     "fabric",
     "load",

@@ -34,6 +34,7 @@ FLOORS = {
     "sparsify.nn": 4,
     "sparsify.init": 4,
     "sparsify.optim": 4,
+    "sparsify.optim_convert": 4,
     "sparsify.ops": 3,
     "sparsify.native": 3,
     "sparsify.select": 2,

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -182,3 +183,54 @@ def test_nothing_of_the_user_changes(
     assert not caplog.records
     assert logging.getLogger("torch.onnx").level == logging.INFO
     net.drop.train()
+
+
+class Lengthwise(nn.Module):
+    """Told apart by the length alone: its exported form is another from 6 time steps on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        return y if torch.compiler.is_exporting() or x.shape[1] < 6 else 2 * y
+
+
+def test_every_axis_that_may_change_is_tried(tmp_path: Path) -> None:
+    path, x = tmp_path / "m.onnx", torch.randn(2, 5, 4)
+    axes = {"x": {0: "batch", 1: "time"}}
+    with pytest.raises(VerificationError, match="at batch 7, time 6"):
+        sp.export_onnx(Lengthwise(), path, (x,), dynamic=axes)
+    assert not list(tmp_path.iterdir())
+    report = sp.export_onnx(Lengthwise(), path, (x[:, :3],), dynamic=axes)
+    assert report is not None
+    assert [d.sizes for d in report.differences] == [{}, {}, {"time": 4}]
+    assert str(report).splitlines()[-1].endswith("ok (time 4)")
+
+
+def test_a_file_that_fixes_an_axis_inside_is_refused(tmp_path: Path) -> None:
+    value = [onnx.TensorProto.FLOAT, ["batch", "time", 4]]
+    shape = numpy_helper.from_array(np.array([-1, 20]), "shape")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        "fixed",
+        [onnx.helper.make_tensor_value_info("x", *value)],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [shape],
+    )
+    opset = onnx.helper.make_opsetid("", 18)
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "m.onnx"
+    )
+    with pytest.raises(
+        ModelError, match="at time 6, which the model takes: inside the file an axis"
+    ):
+        compare(Flatten(), tmp_path / "m.onnx", (torch.randn(2, 5, 4),))
+
+
+class Flatten(nn.Module):
+    """All of a row in one axis."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)

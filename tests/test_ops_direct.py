@@ -383,7 +383,7 @@ def test_wrong_operands_are_told_as_ever(known: bool, layer: FabricLinear) -> No
 def test_calls_that_are_known_are_few(layer: FabricLinear) -> None:
     for axes in range(1, 20):
         layer(data(*[1] * axes, 12))
-    known = direct._calls(TEXT, 2, False, True, None)
+    known = direct._calls(TEXT, None, 2, False, True, None)
     assert len(known) == direct.KINDS_OF_CALLS
 
 

@@ -273,3 +273,24 @@ def test_lazy_layers_learn_their_sizes_in_the_copy() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert model[0].has_uninitialized_params()
     assert isinstance(sparse[0], FabricLayer)
+
+
+@pytest.mark.parametrize("cls", [nn.LSTM, nn.GRU])
+def test_an_exported_recurrence_runs_on_any_length(cls: Any, tmp_path: Path) -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = cls(32, 64, batch_first=True, bidirectional=True)
+            self.head = nn.Linear(128, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.head(self.rnn(x)[0])
+            return y
+
+    sparse = sp.sparsify(Tagger(), (torch.randn(2, 6, 32),), budget=0.5).eval()
+    path = tmp_path / "rnn.onnx"
+    axes = {"x": {0: "batch", 1: "time"}}
+    sp.export_onnx(sparse, path, (torch.randn(2, 6, 32),), dynamic=axes)
+    x = torch.randn(5, 9, 32)
+    found = sp.onnx.session(path, native=False).run(None, {"x": x.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(found), sparse(x), atol=1e-5, rtol=1e-4)

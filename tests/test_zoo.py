@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import sparsify as sp
+from tests.support.paths import ROOT
 from tests.support.zoo import ZOO, Inputs, call, make
 from tests.support.zoo.table import row
 
+README = (ROOT / "README.md").read_text("utf-8").splitlines()
 EXPORTED = [name for name, entry in ZOO.items() if entry.exports]
 
 
@@ -28,6 +30,8 @@ def test_everything_is_seen_and_the_model_converts(name: str) -> None:
     found, plan = row(name)
     assert found.seen == pytest.approx(1.0, abs=1e-3), str(plan)
     assert plan.unseen == 0.0
+    told = next((line for line in README if line.startswith(f"| {name} |")), "")
+    assert told == f"| {' | '.join(found.cells())} |", "run `python -m tests.support.zoo`"
     model, inputs = make(name, ZOO)
     sparse = sp.sparsify(model, inputs, plan=plan).eval()
     assert type(sparse) is type(model)
@@ -47,6 +51,8 @@ def test_train_copy_save_load(name: str, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     sp.save(sparse, file)
     skeleton, _ = make(name, ZOO)
+    if any(nn.parameter.is_lazy(parameter) for parameter in skeleton.parameters()):
+        call(skeleton, inputs)  # a skeleton has shapes
     for other in (sp.load(file, model=skeleton).eval(), copy.deepcopy(sparse)):
         assert other.state_dict().keys() == sparse.state_dict().keys()
         with torch.no_grad():

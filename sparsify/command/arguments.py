@@ -14,10 +14,11 @@ from .options import config_tokens
 __all__ = ["parse"]
 
 _CODES = (
-    "exit codes: 0 ok, 1 bug, 2 usage or configuration, 3 nothing matched, budget impossible or --strict,\n"
-    "4 model unreadable or unsupported, 5 verification failed, 6 input/output, 130 interrupted"
+    "exit codes: 0 ok, 1 bug, 2 usage or configuration, 3 nothing matched, budget impossible, or\n"
+    "something dense left by --strict, 4 model unreadable or unsupported, 5 verification failed,\n"
+    "6 input/output, 130 interrupted"
 )
-_SOURCE = "package.module:factory, or a model folder as transformers writes it"
+_SOURCE = "package.module:factory, a model folder as transformers writes it, m.pt2, or m.onnx"
 _EXAMPLES = {
     "plan": (
         "sparsify plan my.models:make_net --budget 0.25",
@@ -26,6 +27,7 @@ _EXAMPLES = {
     "convert": (
         "sparsify convert my.models:make_net -o net.safetensors --budget 0.25 --exclude 'head*'",
         "sparsify convert bert/ -o bert-sparse/ --plan plan.json --seed 1",
+        "sparsify convert model.onnx -o sparse.onnx --init project",
     ),
     "export": (
         "sparsify export bert-sparse/ -o bert.onnx",
@@ -146,6 +148,7 @@ def _plan(parser: _Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=_SOURCE)
     parser.add_argument("-o", "--output", metavar="FILE", help="write the plan as JSON")
     parser.add_argument("--report", metavar="FILE", help="write the plan as one HTML page")
+    _add_init(parser)
     _add_strict(parser)
     _add_force(parser)
     _add_source(parser)
@@ -155,10 +158,12 @@ def _plan(parser: _Parser) -> None:
 def _convert(parser: _Parser) -> None:
     """Replace dense layers by fabrics and save the model."""
     parser.add_argument("source", metavar="SOURCE", help=_SOURCE)
-    parser.add_argument("-o", "--output", metavar="FILE", help="m.safetensors, or a folder")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="m.safetensors, m.pt2, a folder, or m.onnx"
+    )
     parser.add_argument("--dry-run", action="store_true", help="plan only, write nothing")
     _add_plan(parser)
-    parser.add_argument("--init", metavar="NAME", default="orthogonal", help="initial weights")
+    _add_init(parser)
     _add_strict(parser)
     _add_force(parser)
     _add_source(parser)
@@ -168,7 +173,7 @@ def _convert(parser: _Parser) -> None:
 def _export(parser: _Parser) -> None:
     """Write a model as ONNX, verified against it."""
     parser.add_argument("source", metavar="SOURCE", help=_SOURCE)
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="m.onnx")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="m.onnx or m.pt2")
     parser.add_argument("--opset", type=int, default=18, help="version of ONNX's operators")
     _add_force(parser)
     _add_source(parser)
@@ -176,7 +181,7 @@ def _export(parser: _Parser) -> None:
 
 def _verify(parser: _Parser) -> None:
     """Compare an exported file with the model it was made from."""
-    parser.add_argument("file", metavar="FILE", help="m.onnx")
+    parser.add_argument("file", metavar="FILE", help="m.onnx or m.pt2")
     parser.add_argument("source", metavar="SOURCE", help=_SOURCE)
     _add_source(parser)
 
@@ -226,7 +231,7 @@ def _bench(parser: _Parser) -> None:
 
 def _inspect(parser: _Parser) -> None:
     """Show what is inside a file, and whether it is whole."""
-    parser.add_argument("file", metavar="FILE", help="safetensors, ONNX or plan")
+    parser.add_argument("file", metavar="FILE", help="safetensors, .pt2, ONNX or plan")
 
 
 def _list(parser: _Parser) -> None:
@@ -268,6 +273,21 @@ def _add_sizes(parser: argparse._ActionsContainer) -> None:
 
 def _add_plan(parser: _Parser) -> None:
     parser.add_argument("--plan", metavar="FILE", help="follow this plan (JSON of `sparsify plan`)")
+
+
+def _add_init(parser: _Parser) -> None:
+    parser.add_argument(
+        "--init",
+        metavar="NAME",
+        default="orthogonal",
+        help="initial weights: orthogonal (default), variance, or project (the trained ones)",
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="SPEC",
+        help="inputs for which projected outputs are to be near: .safetensors, .npz or .npy, or "
+        "package.module:function that returns batches",
+    )
 
 
 def _add_strict(parser: _Parser) -> None:

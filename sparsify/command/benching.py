@@ -142,6 +142,11 @@ def _layers(args: argparse.Namespace) -> tuple[Layer, ...]:
 def _model(args: argparse.Namespace) -> Subject:
     given = None if args.plan is None else Plan.from_json(read_text(args.plan))
     source = open_model(args)
+    if getattr(source.model, "only_format", "") == ".onnx":
+        raise ConfigError(
+            f"{args.source} runs in onnxruntime, and bench measures models in torch; give the "
+            "model that it was exported from, with --runtime onnxruntime."
+        )
     if has_fabric(source):
         raise ConfigError(
             f"{args.source} has fabrics already; give the dense model, which bench converts."

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, NothingToDoError
 
 if TYPE_CHECKING:
+    from ..frontend.calibrate import Calibration
     from ..frontend.source import Source
     from ..plan import Plan
 
-__all__ = ["has_fabric", "inputs_of", "open_model", "planned", "refuse_sparse", "unmixed"]
+__all__ = [
+    "calibration",
+    "has_fabric",
+    "inputs_of",
+    "open_model",
+    "planned",
+    "refuse_sparse",
+    "unmixed",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +60,7 @@ def planned(args: argparse.Namespace, source: Source) -> Plan:
     from ..api import plan
     from .options import parse_budget, parse_rule
 
+    init = getattr(args, "init", "orthogonal")
     return plan(
         source.model,
         source.example_inputs,
@@ -62,7 +72,33 @@ def planned(args: argparse.Namespace, source: Source) -> Plan:
         score=args.score or "default",
         min_speedup=args.min_speedup,
         strict=getattr(args, "strict", False),
+        init=init,
+        calibration=calibration(args, source),
     )
+
+
+def calibration(args: argparse.Namespace, source: Source) -> Calibration | None:
+    """What projection is to know of the inputs, the same object for plan and conversion.
+
+    Args:
+        args: with the options of the initial weights.
+        source: what to convert.
+
+    Raises:
+        ConfigError: `--calibration` without `--init project`, or of no known form.
+    """
+    from ..frontend.batch_files import read_batches
+    from ..frontend.calibrate import Calibration
+
+    spec = getattr(args, "calibration", None)
+    if getattr(args, "init", None) != "project":
+        if spec:
+            raise ConfigError("--calibration goes with --init project.")
+        return None
+    if not isinstance(spec, Calibration):
+        args.calibration = Calibration(read_batches(spec, source.model) if spec else [])
+    found: Calibration = args.calibration
+    return found
 
 
 def unmixed(args: argparse.Namespace, plan: Plan) -> Plan:

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPORTERS", "exporter"]
 
-EXPORTERS = Registry("exporter", "sparsify.exporters", {".onnx": ".export.onnx_export:export_onnx"})
+EXPORTERS = Registry(
+    "exporter",
+    "sparsify.exporters",
+    {".onnx": ".export.onnx_export:export_onnx", ".pt2": ".export.pt2:export_pt2"},
+)
 
 
 def exporter(path: str | os.PathLike[str]) -> Callable[..., Any]:

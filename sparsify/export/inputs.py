@@ -126,15 +126,38 @@ class Inputs:
 
         return self._map(change)
 
+    def at_least_two(self, axes: Axes) -> Inputs:
+        """The same inputs with no labelled axis of size 1, which torch's exporter would fix.
+
+        Args:
+            axes: labels of axes by input name.
+        """
+        tensors = self.tensors()
+        sizes = {
+            label: 2
+            for name, labels in axes.items()
+            for axis, label in labels.items()
+            if tensors[name].shape[axis] < 2
+        }
+        return self.resized(axes, sizes)
+
+    def contiguous(self) -> Inputs:
+        """The same values in fresh strides: torch's exporter writes down those of a slice."""
+        return self._map(lambda _, tensor: tensor.contiguous())
+
     def dynamic_shapes(self, axes: Axes) -> dict[str, Any]:
         """The axes in the form that torch's exporter takes, by parameter of `forward`."""
         dynamic = torch.export.Dim.DYNAMIC
+        return self.shapes(lambda name: dict.fromkeys(axes.get(name, {}), dynamic))
 
-        def spec_of(name: str, _: Tensor) -> dict[int, Any]:
-            return dict.fromkeys(axes.get(name, {}), dynamic)
+    def shapes(self, spec: Callable[[str], dict[int, Any]]) -> dict[str, Any]:
+        """What the exporter is told of each tensor, by parameter of `forward`.
 
-        spec = self._map(spec_of, constant=None)
-        return dict(self.signature.bind(*spec.args, **spec.kwargs).arguments)
+        Args:
+            spec: of an input by its name: what its axes are.
+        """
+        found = self._map(lambda name, _: spec(name), constant=None)
+        return dict(self.signature.bind(*found.args, **found.kwargs).arguments)
 
     def _map(self, change: Callable[[str, Tensor], Any], **others: None) -> Inputs:
         """Apply a function to each named tensor; other leaves stay, or become `constant`."""

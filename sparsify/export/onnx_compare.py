@@ -22,8 +22,9 @@ from ..nn import FabricLayer
 from ..onnx import session
 from ..verify import Difference, Report, difference
 from .onnx_bytes import write_values
-from .onnx_rewrite import bytes_of, element_type
-from .onnx_run import run_session
+from .onnx_first import first_layer
+from .onnx_nodes import bytes_of, element_type
+from .onnx_run import run_session, silent
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -54,11 +55,13 @@ def compare_rewritten(model: OnnxModel, path: Path) -> Report:
     runtime = session(path, native=False)
     other = path.with_name("reference.onnx")
     _write_reference(model, other)
-    truth = session(other, _silent(), native=False)
+    truth = session(other, silent(), native=False)
     _check_interface(runtime, truth)
     differences: list[Difference] = []
+    inputs_of: dict[int, Inputs] = {}
     for batch, inputs, expected in _runs(model, truth):
         actual = run_session(runtime, inputs)
+        inputs_of[batch] = inputs
         differences += [
             difference(batch, name, actual[name], torch.from_numpy(value))
             for name, value in expected.items()
@@ -68,9 +71,10 @@ def compare_rewritten(model: OnnxModel, path: Path) -> Report:
     if differences and not report.passed:
         worst = report.worst
         raise VerificationError(
-            f"The rewritten file differs from the original with its fabrics as dense matrices: "
+            "The rewritten file differs from the original with its fabrics as dense matrices: "
             f"output {worst.output!r} is off by {worst.max_abs:.1e} (allowed "
-            f"{worst.tolerance:.0e}). Nothing was written."
+            f"{worst.tolerance:.0e}). Nothing was written. "
+            + first_layer(model, path, other, inputs_of[worst.batch])
         )
     return report
 
@@ -126,15 +130,6 @@ def _check_interface(
 
 def _sizes(shape: list[Any]) -> list[Any]:
     return [size if isinstance(size, int) else None for size in shape]
-
-
-def _silent() -> onnxruntime.SessionOptions:
-    """Options of a session whose failures are expected, and told by us."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return options
 
 
 def _runs(

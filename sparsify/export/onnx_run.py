@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +17,18 @@ from ..nn import HOOKS
 from ..onnx import session
 from ..verify import to_numpy
 from .onnx_bytes import write_values
-from .onnx_rewrite import rewrite
+from .onnx_rewrite import Rewritten, rewrite
+from .onnx_write import EXTERNAL_DATA_BYTES
 
 if TYPE_CHECKING:
     import onnxruntime
 
+    from ..frontend.onnx_file import OnnxFile
     from ..frontend.onnx_model import OnnxModel
 
-__all__ = ["run", "run_session"]
+__all__ = ["run", "run_session", "seen_shapes", "silent"]
+
+logger = logging.getLogger(__name__)
 
 
 def run(model: OnnxModel, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -59,6 +65,27 @@ def run(model: OnnxModel, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: tensors[name] for name in names}
 
 
+def seen_shapes(
+    file: OnnxFile, inputs: Mapping[str, Tensor], names: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """The sizes of inner values in one run of a file; none where it is too large, or does not run.
+
+    Args:
+        file: the file.
+        inputs: by name.
+        names: of the values; those that the file computes beforehand are left out.
+    """
+    if sum(data.nbytes for data in file.values.values()) > EXTERNAL_DATA_BYTES:
+        return {}
+    try:
+        runtime = _opened(Rewritten(copy.deepcopy(file.proto), file.values), names, silent())
+        values = run_session(runtime, inputs, list(names))
+    except ModelError as error:
+        logger.debug("no sizes from a run: %s", error)
+        return {}
+    return {name: tuple(v.shape) for name, v in values.items() if hasattr(v, "shape")}
+
+
 def run_session(
     runtime: onnxruntime.InferenceSession,
     inputs: Mapping[str, Tensor],
@@ -91,14 +118,29 @@ def _runtime(model: OnnxModel, extra: list[str]) -> onnxruntime.InferenceSession
     )
     kept, runtime = model.__dict__["_runtime"]
     if kept != state:
-        with tempfile.TemporaryDirectory(prefix="sparsify-") as folder:
-            path = Path(folder) / "model.onnx"
-            found = rewrite(model)
-            known = {value.name for value in found.proto.graph.output}
-            for name in extra:
-                if name not in known:
-                    found.proto.graph.output.add(name=name)
-            write_values(found.proto, found.values, path)
-            runtime = session(path)
+        runtime = _opened(rewrite(model), extra)
         model.__dict__["_runtime"] = state, runtime
     return runtime
+
+
+def _opened(
+    found: Rewritten, extra: Sequence[str], options: onnxruntime.SessionOptions | None = None
+) -> onnxruntime.InferenceSession:
+    """A session with further outputs, from files that are gone when it is there."""
+    known = {value.name for value in found.proto.graph.output}
+    for name in extra:
+        if name not in known:
+            found.proto.graph.output.add(name=name)
+    with tempfile.TemporaryDirectory(prefix="sparsify-") as folder:
+        path = Path(folder) / "model.onnx"
+        write_values(found.proto, found.values, path)
+        return session(path, options)
+
+
+def silent() -> onnxruntime.SessionOptions:
+    """Options of a session whose failures are expected, and told by us."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return options

@@ -16,7 +16,7 @@ from ..errors import ConfigError, ModelError, SparsifyError, nearest
 from .source import Request, Source
 from .weights import with_weights
 
-__all__ = ["Factory", "seeded"]
+__all__ = ["Factory", "current_folder", "find", "seeded"]
 
 
 class Factory:
@@ -42,8 +42,8 @@ class Factory:
             ConfigError: there is no such module or name.
             ModelError: the code fails, or returns no model; or the weights do not fit.
         """
-        with _current_folder():
-            factory = _find(request.text)
+        with current_folder():
+            factory = find(request.text)
             made: Any = factory if isinstance(factory, nn.Module) else _call(request, factory)
         model, example_inputs = made if _is_pair(made) else (made, None)
         if not isinstance(model, nn.Module):
@@ -68,7 +68,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _current_folder() -> Iterator[None]:
+def current_folder() -> Iterator[None]:
     """Let the user's code import from where he is, as `python -m` does."""
     folder = os.getcwd()
     sys.path.insert(0, folder)
@@ -79,7 +79,17 @@ def _current_folder() -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _find(text: str) -> Any:
+def find(text: str, does: str = "returns a model") -> Any:
+    """What package.module:name is.
+
+    Args:
+        text: the name.
+        does: what a function of that name is for, in messages.
+
+    Raises:
+        ConfigError: there is no such module or name, or it cannot be called.
+        ModelError: the module fails to import.
+    """
     module_name, _, name = text.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
@@ -97,9 +107,7 @@ def _find(text: str) -> Any:
             raise ConfigError(f"{module_name} has no {name!r}.{nearest(part, dir(found))}")
         found = getattr(found, part)
     if not callable(found):
-        raise ConfigError(
-            f"{text} must be a function that returns a model; it is {type(found).__name__}."
-        )
+        raise ConfigError(f"{text} must be a function that {does}; it is {type(found).__name__}.")
     return found
 
 

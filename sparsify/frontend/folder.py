@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from ..errors import FileError, MissingExtraError, ModelError, nearest, require
 from ..io import load
-from ..io.saved import is_saved
+from ..io.saved import saved_in
 from ..io.shards import is_checkpoint, map_checkpoint
-from ..io.tensors import read_header
 from .examples import example_inputs, token_axes
 from .factory import seeded
-from .folder_files import CONFIG, GENERATION, PLAIN, WEIGHTS
+from .folder_files import CONFIG, GENERATION
 from .source import Request, Source
-from .weights import with_weights
+from .weights import check_types, with_weights
 
 __all__ = ["Folder", "load_folder"]
 
@@ -74,9 +73,9 @@ def load_folder(
         MissingExtraError: transformers is not installed.
     """
     folder = Path(path)
-    weights = _ours(folder)
+    weights = saved_in(folder)
     if weights is None:
-        _, _ = _class(folder)
+        _class(folder)
         raise ModelError(
             f"{folder} holds no sparse model. If its model is dense, load it with transformers and "
             "convert it, or use `sparsify convert`."
@@ -115,26 +114,20 @@ def _class(folder: Path) -> tuple[Any, Any]:
 
 def _build(cls: Any, config: Any, folder: Path, request: Request) -> nn.Module:
     checkpoint = request.weights or folder
-    if ours := _ours(checkpoint):
+    if ours := saved_in(checkpoint):
         return _complete(load(ours, _skeleton(cls, config)), folder)
     if is_checkpoint(checkpoint):
-        return _complete(_dense(cls, config, checkpoint), folder)
+        tensors = map_checkpoint(checkpoint)
+        if request.is_dry and not tensors.keys() <= _skeleton(cls, config).state_dict().keys():
+            # transformers would rename tensors, and merge some, such as experts, in memory.
+            return _skeleton(cls, config)
+        return _complete(_dense(cls, config, checkpoint, tensors), folder)
     if request.weights is not None:
         new = _new(cls, config, request.seed)
         return with_weights(new, request.weights, trust_pickle=request.trust_pickle)
     if any((folder / name).exists() for name in _PICKLES):
         return _pickled(cls, folder, request)
     return _skeleton(cls, config) if request.is_dry else _new(cls, config, request.seed)
-
-
-def _ours(checkpoint: Path) -> Path | None:
-    """The file of ours in a folder, or the path itself where it is one."""
-    names = (WEIGHTS, PLAIN) if checkpoint.is_dir() else ("",)
-    for path in (checkpoint / name for name in names):
-        is_file = path.is_file() and path.suffix == ".safetensors"
-        if is_file and is_saved(read_header(path)):
-            return path
-    return None
 
 
 def _skeleton(cls: Any, config: Any) -> nn.Module:
@@ -149,29 +142,14 @@ def _new(cls: Any, config: Any, seed: int) -> nn.Module:
     return model
 
 
-def _dense(cls: Any, config: Any, checkpoint: Path) -> nn.Module:
+def _dense(cls: Any, config: Any, checkpoint: Path, tensors: dict[str, Tensor]) -> nn.Module:
     """The model over the mapped bytes of its checkpoint."""
-    tensors = map_checkpoint(checkpoint)
     model, report = _pretrained(cls, None, config=config, state_dict=tensors)
     if report["unexpected_keys"]:
         names = ", ".join(sorted(report["unexpected_keys"])[:3])
         logger.warning("%s has tensors that %s lacks: %s", checkpoint, cls.__name__, names)
-    _check_types(checkpoint, model, tensors)
+    check_types(f"The weights in {checkpoint}", tensors, model.state_dict())
     return model
-
-
-def _check_types(checkpoint: Path, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Several types in one checkpoint must be those of the model, or some would be rounded."""
-    types = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    state = model.state_dict()
-    for name in tensors if len(types) > 1 else ():
-        if name in state and state[name].dtype != tensors[name].dtype:
-            listed = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in types))
-            raise ModelError(
-                f"{checkpoint} mixes the types {listed}: {name!r} would change from "
-                f"{tensors[name].dtype} to {state[name].dtype}. Save the model in one type first "
-                "(model.to(dtype).save_pretrained), or remove the files of the older checkpoint."
-            )
 
 
 def _pickled(cls: Any, folder: Path, request: Request) -> nn.Module:

@@ -15,18 +15,13 @@ from torch import Tensor, nn
 from ..errors import FileError, ModelError, require
 from ..files import staged_folder, writing
 from ..io import save
-from ..io.saved import is_saved
-from ..io.shards import INDEX
-from ..io.tensors import read_header
+from ..io.saved import WEIGHTS, saved_in
+from ..io.shards import INDEX, SINGLE
 
-__all__ = ["CONFIG", "GENERATION", "PLAIN", "WEIGHTS", "save_folder"]
+__all__ = ["CONFIG", "GENERATION", "save_folder"]
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
-# Not the name that transformers looks for: its from_pretrained knows no fabrics, and would give
-# back a dense model with random weights. It says that there are none, instead.
-WEIGHTS = "sparsify.safetensors"
-PLAIN = "model.safetensors"
 _COMPANIONS = (
     "added_tokens.json",
     "chat_template*",
@@ -77,7 +72,7 @@ def save_folder(
 
 def _config(model: nn.Module) -> str:
     """The text of config.json, without the path that the model was loaded from."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     name = type(model).__name__
     if not hasattr(config, "to_json_string"):
         raise ModelError(
@@ -90,11 +85,11 @@ def _config(model: nn.Module) -> str:
             f"A folder holds a model of a class of transformers, which {name} is not: it could not "
             "be built again from config.json alone. Give a path that ends in .safetensors."
         )
-    portable = copy.deepcopy(config)
+    portable: Any = copy.deepcopy(config)
     portable.architectures = [name]
-    portable.dtype = getattr(model, "dtype", None)
     data = json.loads(portable.to_json_string())
     data.pop("_name_or_path", None)
+    data["dtype"] = str(model.dtype).removeprefix("torch.")
     return _json(data)
 
 
@@ -111,14 +106,15 @@ def _json(data: Any) -> str:
 
 def _check_vacant(folder: Path) -> None:
     """Two models in one folder: whoever opens it would get the wrong one."""
-    for name in (PLAIN, INDEX):
+    for name in (SINGLE, INDEX):
         path = folder / name
-        if path.is_file() and not (name == PLAIN and is_saved(read_header(path))):
+        if path.is_file() and saved_in(path) is None:
             raise FileError(
                 f"{folder} holds the weights of another model ({name}); give another folder."
             )
 
 
 def _companions(source: Path | None) -> Iterator[Path]:
-    for pattern in _COMPANIONS if source is not None else ():
-        yield from (path for path in sorted(source.glob(pattern)) if path.is_file())
+    if source is not None:
+        found = {path for pattern in _COMPANIONS for path in source.glob(pattern)}
+        yield from (path for path in sorted(found) if path.is_file())

@@ -6,7 +6,7 @@ dequantize it. These are folded; behind any other node a weight counts as comput
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .onnx_edges import OnnxEdges, attributes, captured
 from .onnx_file import OnnxFile
+from .onnx_shapes import Shape
 
 if TYPE_CHECKING:
     import onnx
@@ -53,11 +54,14 @@ class Constants:
     Args:
         file: whose main graph.
         graph: its index.
+        shapes: sizes of its values, for those that are not worked out.
     """
 
-    def __init__(self, file: OnnxFile, graph: OnnxEdges) -> None:
+    def __init__(
+        self, file: OnnxFile, graph: OnnxEdges, shapes: Mapping[str, Shape] | None = None
+    ) -> None:
         """Start without any."""
-        self._file, self._graph = file, graph
+        self._file, self._graph, self._shapes = file, graph, shapes or {}
         self._known: dict[str, Constant | None] = {}
         self._fixed = {*graph.initializers, *graph.overridable}
         for node in file.proto.graph.node:
@@ -79,8 +83,10 @@ class Constants:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The sizes of a fixed value; () where they are not known."""
-        known = self[name]
-        return () if known is None else tuple(known.tensor.shape)
+        if (known := self[name]) is not None:
+            return tuple(known.tensor.shape)
+        inferred = self._shapes.get(name, ())
+        return () if None in inferred else tuple(size for size in inferred if size is not None)
 
     def why_unknown(self, name: str) -> str:
         """Why a fixed value is not known, as a reason of a plan."""
@@ -115,7 +121,8 @@ class Constants:
             entry and found is None for entry, found in zip(node.input, inputs, strict=True)
         ):
             return None
-        tensor = fold(node, first.tensor, [found and found.tensor for found in others])
+        rest = [None if found is None else found.tensor for found in others]
+        tensor = fold(node, first.tensor, rest)
         return None if tensor is None else Constant(tensor, (name, *first.chain))
 
 

@@ -115,6 +115,12 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} is no ONNX file, or it is damaged ({error}).") from error
     if not model.graph.node or not _opset(model):
         raise ModelError(f"{path} is no ONNX file, or it is damaged (it has no graph).")
+    newest = onnx.defs.onnx_opset_version()
+    if _opset(model) > newest:
+        raise ModelError(
+            f"{path} has opset {_opset(model)}; onnx {onnx.__version__} knows those up to "
+            f"{newest}. Update onnx."
+        )
     return model
 
 
@@ -222,7 +228,8 @@ def _bytes_of(tensor: onnx.TensorProto) -> int:
     kind = tensor.DataType.Name(tensor.data_type)
     digits = re.search(r"\d+", kind)  # INT64, FLOAT8E4M3FN, UINT4
     bits = int(digits[0]) if digits else _BITS.get(kind, 8)
-    return -(-math.prod(tensor.dims) * bits // 8)
+    size: int = -(-math.prod(tensor.dims) * bits // 8)
+    return size
 
 
 def _modern(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -248,7 +255,8 @@ def _modern(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         ) from error
     for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
         setattr(converted, name, getattr(light, name))
-    converted.metadata_props.extend(light.metadata_props)
+    known = {entry.key for entry in converted.metadata_props}
+    converted.metadata_props.extend(e for e in light.metadata_props if e.key not in known)
     others = [e for e in light.opset_import if e.domain not in ("", "ai.onnx")]
     have = {entry.domain for entry in converted.opset_import}
     converted.opset_import.extend(entry for entry in others if entry.domain not in have)

@@ -29,5 +29,7 @@ class OnnxFrontend:
             ModelError: it is no ONNX file, damaged, or of a version that cannot be converted.
         """
         if request.weights is not None:
-            raise ConfigError(f"{request.text} brings its own weights; --weights cannot go with it.")
+            raise ConfigError(
+                f"{request.text} brings its own weights; --weights cannot go with it."
+            )
         return Source(open_onnx(request.text))

@@ -38,6 +38,9 @@ class OnnxModel(nn.Module):
         >>> model = open_onnx("model.onnx")  # doctest: +SKIP
     """
 
+    only_format = ".onnx"
+    """What `sp.save` writes it as."""
+
     def __init__(self, file: OnnxFile, example_inputs: Any = None) -> None:
         """See `open_onnx`."""
         super().__init__()
@@ -73,17 +76,18 @@ class OnnxModel(nn.Module):
         """The graph of the file as the passes take it.
 
         Args:
-            example_inputs: for their sizes; those of the model by default.
+            example_inputs: to be used from here on; those of the model by default.
 
         Raises:
             ConfigError: they do not fit the file.
         """
         from .onnx_program import program
 
-        inputs = self._given
-        if example_inputs is not None:
-            inputs = bound(self._file.original, example_inputs)
-        return program(self, inputs)
+        if example_inputs is None:
+            return program(self)
+        twin = copy.copy(self)  # the same layers
+        twin._given = bound(self._file.original, example_inputs)
+        return program(twin)
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> dict[str, Tensor]:
         """Run the file.

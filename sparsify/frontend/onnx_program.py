@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from ..nn import dense
 from ..passes import Program
@@ -36,6 +36,9 @@ _JOINS = {
 }
 
 
+_RECURRENT = ("LSTM", "GRU", "RNN")  # each row of the input meets the weights once
+
+
 @dataclass(frozen=True)
 class Operator:
     """An operator of ONNX in a graph of fx, for its edges alone."""
@@ -56,16 +59,15 @@ class Operator:
         raise NotImplementedError(f"{self.name} runs in onnxruntime.")
 
 
-def program(model: OnnxModel, inputs: Mapping[str, Tensor] | None = None) -> Program:
+def program(model: OnnxModel) -> Program:
     """The program of a model, with the rows of its sites where shape inference tells them.
 
     Args:
-        model: the model.
-        inputs: whose sizes hold for axes that the file leaves open; invented ones where None.
+        model: the model; sizes of its inputs that the file leaves open are those of its examples,
+            or invented.
     """
     file, reading = model.source, model.reading
-    known = invented(file) if inputs is None else inputs
-    shapes = shapes_of(file.proto, {name: tuple(value.shape) for name, value in known.items()})
+    shapes = _shapes(model)
     graph = fx.Graph()
     values: dict[str, fx.Node] = {
         value.name: graph.placeholder(f"input_{position}")
@@ -89,6 +91,24 @@ def program(model: OnnxModel, inputs: Mapping[str, Tensor] | None = None) -> Pro
     return Program(model, model, graph, recorded=True)
 
 
+def _shapes(model: OnnxModel) -> dict[str, Shape]:
+    """The sizes that values have in one run: inferred, or seen in a run where that fails.
+
+    Where the file computes its sizes, as transformers do for their heads, onnx cannot follow it.
+    """
+    from ..export.onnx_run import seen_shapes
+
+    file, reading = model.source, model.reading
+    inputs = model.example_inputs or invented(file)
+    shapes = shapes_of(file.proto, {name: tuple(value.shape) for name, value in inputs.items()})
+    names = [*reading.products, *(p.x for p in reading.products.values())]
+    for node in file.proto.graph.node:
+        if node.output and node.output[0] in reading.listed:
+            names += [node.output[0], node.input[0]]
+    unknown = [name for name in dict.fromkeys(names) if None in shapes.get(name, (None,))]
+    return shapes | seen_shapes(file, inputs, unknown) if unknown else shapes
+
+
 def _target(node: onnx.NodeProto) -> Callable[..., Any]:
     return _JOINS.get(node.op_type) or Operator(node.op_type)
 
@@ -98,6 +118,10 @@ def _sites(model: OnnxModel, node: onnx.NodeProto, shapes: Mapping[str, Shape]) 
     output = node.output[0] if node.output else ""
     path = model.reading.paths.get(output)
     rows, in_rows = shapes.get(output), shapes.get(node.input[0]) if node.input else None
+    if node.op_type in _RECURRENT and in_rows is not None:
+        width = in_rows[-1] or 1
+        listed = model.reading.listed.get(output, ())
+        return tuple(replace(site, rows=_count(in_rows, width)) for site in listed)
     if path is None:
         return tuple(
             replace(site, rows=_count(rows, site.out_features))

@@ -54,8 +54,8 @@ def read_dense(file: OnnxFile, taken: frozenset[str]) -> Reading:
     """
     graph = file.proto.graph
     edges = OnnxEdges(graph)
-    constants = Constants(file, edges)
     shapes = shapes_of(file.proto)
+    constants = Constants(file, edges, shapes)
     functions = {(f.domain, f.name): f for f in file.proto.functions}
     products: dict[str, Product] = {}
     named: dict[tuple[object, ...], Named] = {}

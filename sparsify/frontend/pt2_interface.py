@@ -6,7 +6,7 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from ..errors import ConfigError
 from ..export.inputs import BATCH, Inputs
 
-__all__ = ["Axis", "Interface", "Range"]
+__all__ = ["Axis", "Interface", "Range", "Size"]
 
 _LINEAR = re.compile(r"(?:(\d+)\*)?([A-Za-z_]\w*)(?: ([+-]) (\d+))?")
 _SEQUENCE = "sequence"
@@ -52,7 +52,9 @@ class Range:
 
     def __str__(self) -> str:
         """As a user would say it."""
-        return f"{self.least} or more" if self.most is None else f"{self.least} to {self.most}"
+        if self.most is None:
+            return f"{self.least} or more"
+        return f"{self.least} to {self.most}" if self.least else f"at most {self.most}"
 
 
 Size = int | Axis | None  # None: changes in a way that no single label says
@@ -109,6 +111,23 @@ class Interface:
     def named_inputs(self) -> dict[str, Any]:
         """The example inputs as keyword inputs."""
         return dict(self.signature.bind(*self.args, **self.kwargs).arguments)
+
+    def with_inputs(self, example_inputs: tuple[Any, ...] | Mapping[str, Any]) -> Interface:
+        """The same interface with other example inputs.
+
+        Args:
+            example_inputs: a tuple of positional or a dict of keyword inputs.
+
+        Raises:
+            ConfigError: the program does not take them.
+        """
+        is_named = isinstance(example_inputs, Mapping)
+        args, kwargs = ((), dict(example_inputs)) if is_named else (tuple(example_inputs), {})
+        self.check(args, kwargs)
+        values = list(self.signature.bind(*args, **kwargs).arguments.items())
+        count = len(self.args)
+        positional = tuple(value for _, value in values[:count])
+        return replace(self, args=positional, kwargs=dict(values[count:]))
 
     def inputs(self) -> Inputs:
         """The example inputs in the form in which the program was exported."""
@@ -174,9 +193,7 @@ class Interface:
             return
         value, rest = divmod(extent - size.offset, size.factor)
         limits = self.ranges.get(size.label, Range())
-        # torch exports sizes of 0 and 1 as other programs, but runs this one on them as well.
-        least = limits.least if limits.least > 2 else 0
-        if rest or value < least or (limits.most is not None and value > limits.most):
+        if rest or value < limits.least or (limits.most is not None and value > limits.most):
             raise self._wrong(name, shape, f"{where}, and {size.label} is {limits}")
         before, other = values.setdefault(size.label, (value, name))
         if before != value:
@@ -233,7 +250,10 @@ def _size(extent: Any, labels: dict[str, str]) -> Size:
 def _range(limits: Any) -> Range:
     """From torch's own kind of range, whose ends may be infinite."""
     least, most = (int(end) if end.is_Integer else None for end in (limits.lower, limits.upper))
-    return Range(least or 0, most if most is not None and most < _LARGEST else None)
+    # Torch counts from 2, and lets 0 and 1 pass.
+    return Range(
+        least if least and least > 2 else 0, most if most is not None and most < _LARGEST else None
+    )
 
 
 def _made_up(tensor: Tensor) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+
+from .. import ops  # noqa: F401  (registers our operators)
 
 __all__ = ["Match", "Operand", "operand", "parameter", "put_layers"]
 
@@ -20,6 +23,14 @@ _SWAPS: dict[Any, tuple[Any, ...]] = {
     aten.permute.default: (([1, 0],), ([-1, -2],), ([-1, 0],), ([1, -2],)),
 }
 """Operation -> the further arguments with which it transposes a matrix."""
+_PURE = {
+    *_SWAPS,
+    aten.to.dtype,
+    aten.reshape.default,
+    aten.view.default,
+    torch.ops.sparsify.fabric_conv.default,
+}
+"""What layers leave behind that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class Match:
             that can share one layer.
         make: builds the layer, on the meta device, without its parameters.
         inputs: what the layer is called with.
+        owned: whether only the module that owns the parameters, all of them, can be the layer.
         outputs: where it gives a tuple that is not the operation's: how to find an output.
     """
 
@@ -57,6 +69,7 @@ class Match:
     make: Callable[[], nn.Module]
     inputs: tuple[Any, ...]
     outputs: Callable[[fx.Node, int], fx.Node] | None = None
+    owned: bool = False
 
 
 def parameter(root: nn.Module, node: object) -> Operand | None:
@@ -111,7 +124,7 @@ def put_layers(root: nn.Module, graph: fx.Graph, matches: list[Match]) -> dict[s
         if path is not None:
             if path not in places.layers:
                 places.put(path, match)
-            now[match.node] = _call(graph, match, path, now)
+            _call(graph, match, path, now)
     _clean(graph, places.renamed)
     return places.layers
 
@@ -141,7 +154,9 @@ class _Places:
                     self.paths[_form(match)] = self._place(match, find)
 
     def _place(self, match: Match, find: Callable[..., str | None]) -> str | None:
-        tensors = {name: self.root.get_parameter(path) for name, path in match.takes.items()}
+        tensors: dict[str, Tensor] = {
+            name: self.root.get_parameter(path) for name, path in match.takes.items()
+        }
         path = find(match, tensors)
         if path is None or path in self._tensors:  # another form of the weight is there
             return None
@@ -189,13 +204,13 @@ class _Places:
         "in_proj_weight" gives "in_proj", "w" becomes the layer "w", and a model that is itself a
         layer gets the layer "linear" or the like.
         """
-        if any(len(self._names[id(tensor)]) > 1 for tensor in tensors.values()):
-            return None  # another module holds it too
+        if match.owned or any(len(self._names[id(tensor)]) > 1 for tensor in tensors.values()):
+            return None
         weight = next(iter(tensors.values()))
         owner, dot, leaf = next(iter(match.takes.values())).rpartition(".")
         holder = self.root.get_submodule(owner)
         stem = leaf.removesuffix("weight").rstrip("_") or str(match.form[0])
-        name = leaf if hasattr(holder, stem) else stem
+        name = leaf if hasattr(holder, stem) or keyword.iskeyword(stem) else stem
         path = f"{owner}{dot}{name}"
         if id(weight) in self._taken:
             return None
@@ -210,28 +225,32 @@ def running(node: fx.Node) -> str:
     return paths[-1].partition("@")[0] if paths else ""  # "fc@1": the second call of fc
 
 
-def _call(graph: fx.Graph, match: Match, path: str, now: Mapping[fx.Node, fx.Node]) -> fx.Node:
+def _call(graph: fx.Graph, match: Match, path: str, now: dict[fx.Node, fx.Node]) -> None:
+    """Put the call of a layer in the place of an operation, and note what stands for what."""
     node = match.node
     with graph.inserting_before(node):
         inputs = fx.node.map_arg(match.inputs, lambda value: now.get(value, value))
-        call = graph.call_module(path, inputs)
+        call = now[node] = graph.call_module(path, inputs)
     call.meta = {key: node.meta[key] for key in ("nn_module_stack", "val") if key in node.meta}
-    if match.outputs is None:
-        node.replace_all_uses_with(call)
-    else:
-        for user in list(node.users):
-            with graph.inserting_before(user):
-                user.replace_all_uses_with(match.outputs(call, int(user.args[1])))  # type: ignore[arg-type]
-            graph.erase_node(user)
+    for user in list(node.users) if match.outputs is not None else ():
+        with graph.inserting_before(user):
+            now[user] = match.outputs(call, int(user.args[1]))  # type: ignore[arg-type, misc]
+        user.replace_all_uses_with(now[user])
+        graph.erase_node(user)
+    node.replace_all_uses_with(call)
     graph.erase_node(node)
-    return call
 
 
 def _clean(graph: fx.Graph, renamed: dict[str, str]) -> None:
     """Drop what nobody reads any more, and read the rest where it is now."""
-    for node in reversed(graph.nodes):
-        is_view = node.op == "call_function" and node.target in _SWAPS
-        if not node.users and (is_view or node.op == "get_attr"):
+    for node in reversed(list(graph.nodes)):
+        if not node.users and (node.op == "get_attr" or node.target in _PURE):
             graph.erase_node(node)
+        elif node.target is aten._assert_tensor_metadata.default and _is_read(node.args[0]):
+            graph.erase_node(node)  # a parameter has the type that it has
         elif node.op == "get_attr":
             node.target = renamed.get(str(node.target), node.target)
+
+
+def _is_read(node: object) -> bool:
+    return isinstance(node, fx.Node) and node.op == "get_attr"

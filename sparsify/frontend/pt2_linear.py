@@ -63,7 +63,7 @@ def _einsum(root: nn.Module, node: fx.Node) -> Match | None:
 def _right(
     root: nn.Module, node: fx.Node, x: Any, weight: Operand | None, bias: Any, *, flip: bool
 ) -> Match | None:
-    """y = x W^T + bias for a weight (out, in), y = x W + bias with `flip`."""
+    """A layer for x W^T + bias with a weight (out, in), or for x W + bias with `flip`."""
     if weight is None or weight.tensor.dim() != 2 or not isinstance(x, fx.Node):
         return None
     takes = {"weight": weight.name}

@@ -139,6 +139,6 @@ def _counts(root: nn.Module, node: fx.Node) -> bool:
         isinstance(counter, fx.Node)
         and counter.op == "get_attr"
         and str(counter.target).endswith("num_batches_tracked")
-        and node.args[1] == 1
+        and tuple(node.args[1:]) == (1,)
         and not node.users
     )

@@ -6,11 +6,14 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
+from ..errors import ConfigError
 from .pt2_interface import Interface
 
 __all__ = ["ExportedModule", "tied"]
+
+_GUARD = "Guard failed: "  # what torch's check of sizes raises
 
 
 class ExportedModule(fx.GraphModule):
@@ -29,7 +32,7 @@ class ExportedModule(fx.GraphModule):
 
     def __init__(self, root: nn.Module, graph: fx.Graph, interface: Interface) -> None:
         """See the class."""
-        super().__init__(root, graph)
+        super().__init__(root, graph, "ExportedModule")
         # fx takes over what the graph reads; the rest of the state belongs to the model as well.
         self._modules.clear()
         for name, child in root.named_children():
@@ -53,14 +56,24 @@ class ExportedModule(fx.GraphModule):
         Raises:
             ConfigError: they do not fit.
         """
-        if not torch.compiler.is_compiling():
-            self.interface.check(args, kwargs)
-        return super().__call__(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return super().__call__(*args, **kwargs)
+        self.interface.check(args, kwargs)
+        try:
+            return super().__call__(*args, **kwargs)
+        except AssertionError as error:
+            if not str(error).startswith(_GUARD):
+                raise
+            raise ConfigError(
+                f"The exported program does not take these sizes; it needs "
+                f"{str(error).removeprefix(_GUARD)}."
+            ) from None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ExportedModule:
-        """Copy everything that the module holds; fx's own way loses what its graph does not read."""
+        """Copy all that the module holds; fx's own way loses what its graph does not read."""
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
+        memo[id(self.graph)] = _copied(self.graph)
         for spec in (self._in_spec, self._out_spec):
             memo[id(spec)] = spec
         vars(copied).update(copy.deepcopy(vars(self), memo))
@@ -74,6 +87,15 @@ class ExportedModule(fx.GraphModule):
             "An exported program cannot be pickled. Save it with sp.save(model, 'model.pt2'), or "
             "its state_dict."
         )
+
+
+def _copied(graph: fx.Graph) -> fx.Graph:
+    """A copy that shares what never changes: how inputs and outputs are packed."""
+    copied = fx.Graph()
+    values = copied.graph_copy(graph, {}, return_output_node=False)
+    copied.output(values)
+    copied.set_codegen(graph._codegen)
+    return copied
 
 
 def tied(model: nn.Module) -> None:
@@ -92,8 +114,9 @@ def tied(model: nn.Module) -> None:
         >>> model[1].weight is model[0].weight
         True
     """
-    first: dict[object, Tensor] = {}
+    first: dict[object, Any] = {}
     for module in model.modules():
+        slots: dict[str, Any]
         for slots in (module._parameters, module._buffers):
             for name, tensor in slots.items():
                 if tensor is not None and tensor.numel():

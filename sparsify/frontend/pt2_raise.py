@@ -13,8 +13,8 @@ import inspect
 import torch
 from torch import fx, nn
 
-from . import pt2_conv, pt2_fabrics, pt2_linear, pt2_recurrent
 from ..export.sandbox import quiet
+from . import pt2_conv, pt2_fabrics, pt2_linear, pt2_recurrent
 from .pt2_interface import Interface
 from .pt2_layers import Match, put_layers
 from .pt2_modes import follow_modes

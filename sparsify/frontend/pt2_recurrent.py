@@ -41,7 +41,7 @@ def _matcher(cls: Any, gates: int, **options: Any) -> Callable[[nn.Module, fx.No
         states = tuple(state) if isinstance(state, (list, tuple)) else state
         form = (cls.__name__.lower(), sizes, *sorted(more.items()))
         output = _lstm_output if cls is nn.LSTM else _output
-        return Match(node, takes, form, lambda: layer, (x, states), output)
+        return Match(node, takes, form, lambda: layer, (x, states), output, owned=True)
 
     return match
 

@@ -100,15 +100,7 @@ def _checked(path: Path, archive: ZipFile, trust: bool) -> Names:
 def _reasons(archive: ZipFile, model: Any, specs: Any, targets: tuple[str, ...]) -> Iterator[str]:
     """Why a program could run code; nothing where it cannot."""
     for name in archive.namelist():
-        *_, folder, leaf = ("", *name.split("/"))
-        if _SAMPLE.fullmatch(name):
-            if not _is_plain(archive.read(name)):
-                yield "its example inputs are a pickle of more than tensors"
-        elif leaf.startswith(("custom_obj", "opaque_obj")) or leaf.endswith((".pt", ".pth", ".so")):
-            yield f"it has {leaf}, a pickle"
-        elif folder in ("weights", "constants") and leaf.endswith("config.json"):
-            if '"use_pickle": true' in json.dumps(json.loads(archive.read(name))):
-                yield f"its {folder} are pickles"
+        yield from _pickles(archive, name)
     for target in targets:
         if not _OPERATOR.fullmatch(target):
             yield f"it calls {target!r}, which is no operator"
@@ -121,6 +113,20 @@ def _reasons(archive: ZipFile, model: Any, specs: Any, targets: tuple[str, ...])
     text = json.dumps(specs)
     if "__enum__" in text or "default_factory" in text:
         yield "its inputs or outputs name a module to import"
+
+
+def _pickles(archive: ZipFile, name: str) -> Iterator[str]:
+    """Why an entry of the archive is a pickle of more than tensors."""
+    *_, folder, leaf = ("", *name.split("/"))
+    if _SAMPLE.fullmatch(name):
+        if not _is_plain(archive.read(name)):
+            yield "its example inputs are a pickle of more than tensors"
+    elif leaf.startswith(("custom_obj", "opaque_obj")) or leaf.endswith((".pt", ".pth", ".so")):
+        yield f"it has {leaf}, a pickle"
+    elif folder in ("weights", "constants") and leaf.endswith("config.json"):
+        text = json.dumps(json.loads(archive.read(name)))
+        if '"use_pickle": true' in text:
+            yield f"its {folder} are pickles"
 
 
 def _refused(path: Path, reason: str) -> ModelError:

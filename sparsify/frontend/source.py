@@ -22,6 +22,7 @@ FRONTENDS = Registry(
     {
         "folder": ".frontend.folder:Folder",
         "onnx": ".frontend.onnx_frontend:OnnxFrontend",
+        "pt2": ".frontend.pt2:Pt2",
         "factory": ".frontend.factory:Factory",
     },
 )
@@ -108,10 +109,11 @@ def _unsupported(text: str) -> Exception:
             f"{text} holds weights, not code. Give the model as package.module:factory, and this "
             f"file as --weights {text}."
         )
-    if path.suffix in (".pt2", ".onnx", ".pt", ".pth", ".bin", ".ckpt"):
+    if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         return ModelError(
             f"Models in {path.suffix} files cannot be read yet. Supported now: "
-            "package.module:factory (with --weights) and model folders as transformers writes them."
+            "package.module:factory (with --weights), model folders as transformers writes them, "
+            ".pt2 files of torch.export, and ONNX files."
         )
     if path.exists() or "/" in text:
         reason = "is no model folder" if path.exists() else "does not exist"

@@ -106,12 +106,22 @@ class Values:
         path, _, index = name.rpartition(".factors.")
         layer = self.layers.get(path) if _ else None
         if layer is None:
-            return self.copied[name]
+            return self._bias(name) if name.endswith("bias") else self.copied[name]
         if self._filled[0] != path or not self._filled[1]:
             self._filled = ("", [])
             self._filled = (path, self._fill(path, layer))
             release()
         return self._filled[1][int(index)]
+
+    def _bias(self, name: str) -> Tensor:
+        """A bias, with what it takes over from a weight that was projected for known inputs."""
+        path = name.removesuffix("bias").removesuffix(".")
+        layer, trained = self.layers.get(path), self.initialise.trained
+        if layer is None or trained is None or trained.mean_of(path) is None:
+            return self.copied[name]
+        made = copy.deepcopy(layer).to_empty(device="cpu")
+        self.initialise.fill(path, self.dense[path], made)
+        return made.bias.detach() if made.bias is not None else self.copied[name]
 
     def _fill(self, path: str, layer: FabricLayer) -> list[Tensor]:
         made = copy.deepcopy(layer).to_empty(device="cpu")
@@ -123,14 +133,15 @@ def _on_meta(program: Program) -> Program:
     """The program with its modules on the meta device, shared memory still shared."""
     memo: dict[int, Any] = {}
     bases: dict[int, Tensor] = {}
-    parts = (program.module, program.folded)
-    for model in parts:
-        if model is not None:
-            memo |= copies_of_computed(model)
-            for slot in slots(model):
-                memo.setdefault(id(slot.tensor), _without_values(slot.tensor, bases))
-    module, folded = (copy.deepcopy(model, memo) for model in parts)
-    return replace(program, module=module, folded=folded)
+
+    def copied(model: nn.Module) -> nn.Module:
+        memo.update(copies_of_computed(model))
+        for slot in slots(model):
+            memo.setdefault(id(slot.tensor), _without_values(slot.tensor, bases))
+        return copy.deepcopy(model, memo)
+
+    folded = None if program.folded is None else copied(program.folded)
+    return replace(program, module=copied(program.module), folded=folded)
 
 
 def _without_values(tensor: Tensor, bases: dict[int, Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Files of weights for a model that code has built: ours, plain safetensors, or trusted pickles."""
+"""Weights for a model that code has built: ours, plain safetensors, or trusted pickles."""
 
 from __future__ import annotations
 
@@ -13,26 +13,33 @@ from ..errors import ModelError, SparsifyError, nearest
 from ..files import reading
 from ..io import load
 from ..io.saved import is_saved
+from ..io.shards import is_checkpoint, map_checkpoint
 from ..io.tensors import read_header, read_tensors
+from ..mapping import release
 
-__all__ = ["with_weights"]
+__all__ = ["check_types", "with_weights"]
 
 _NESTED = ("state_dict", "model_state_dict", "model")
 
 
 def with_weights(model: nn.Module, path: Path, *, trust_pickle: bool = False) -> nn.Module:
-    """The model with the weights of a file; sparse where the file is one of ours.
+    """The model with the weights of a checkpoint; sparse where that is one of ours.
 
     Args:
         model: freshly built; plain weights are loaded in place.
-        path: a safetensors file, ours or plain, or a pickle of tensors.
+        path: a safetensors file, ours or plain; an index of shards, or a folder of them; or a
+            pickle of tensors.
         trust_pickle: whether a pickle may be opened; even then it may only hold tensors.
 
     Raises:
         FileError: there is no such file.
         ModelError: it is damaged, a pickle that is not trusted, or does not fit the model.
     """
-    if trust_pickle and path.suffix != ".safetensors":
+    if is_checkpoint(path) or path.is_dir():
+        if path.suffix == ".safetensors" and is_saved(read_header(path)):
+            return load(path, model)
+        tensors = map_checkpoint(path)
+    elif trust_pickle:
         tensors = _read_pickle(path)
     else:
         header = read_header(path)
@@ -42,6 +49,7 @@ def with_weights(model: nn.Module, path: Path, *, trust_pickle: bool = False) ->
     _check_fit(model, tensors)
     is_meta = any(tensor.is_meta for tensor in model.state_dict().values())
     model.load_state_dict(tensors, strict=False, assign=is_meta)
+    release()
     return model
 
 
@@ -81,8 +89,38 @@ def _check_fit(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 f"{name!r} has the shape {tuple(tensors[name].shape)} in the weights and "
                 f"{tuple(tensor.shape)} in the model."
             )
+        if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():
+            raise ModelError(
+                f"{name!r} is {tensors[name].dtype} in the weights and {tensor.dtype} in the model."
+            )
     for name in tensors:
         if name not in wanted:
             raise ModelError(
                 f"The weights have {name!r}, which the model lacks.{nearest(name, wanted)}"
+            )
+    check_types("The weights", tensors, wanted)
+
+
+def check_types(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse several types of numbers that would all become the model's: some would be rounded.
+
+    Args:
+        what: how to call the weights.
+        given: the weights.
+        wanted: the tensors of the model; other names do not count.
+
+    Raises:
+        ModelError: there are several types, and they are not those of the model.
+
+    Example:
+        >>> check_types("m", {"w": torch.ones(1)}, {"w": torch.ones(1).half()})
+    """
+    types = {tensor.dtype for tensor in given.values() if tensor.is_floating_point()}
+    for name in given if len(types) > 1 else ():
+        if name in wanted and given[name].dtype != wanted[name].dtype:
+            listed = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in types))
+            raise ModelError(
+                f"{what} mix the types {listed}: {name!r} would change from {given[name].dtype} "
+                f"to {wanted[name].dtype}. Save the model in one type first, or remove the files "
+                "of another checkpoint."
             )

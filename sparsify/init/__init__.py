@@ -15,12 +15,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError, nearest
 from ..fabric import Fabric, Stage
 from ..registry import Registry
 from .gain import balance_outputs, dense_gain
 from .seed import generator
 
-__all__ = ["INITS", "dense_gain", "generator", "initialise"]
+__all__ = ["INITS", "PROJECT", "check_init", "dense_gain", "generator", "initialise"]
 
 INITS = Registry(
     "init",
@@ -31,7 +32,26 @@ INITS = Registry(
     },
 )
 
+PROJECT = "project"
+"""The init that draws nothing: the weights that come nearest to the trained dense ones."""
+
 Scheme = Callable[[Fabric, torch.Generator, bool], list[Tensor]]
+
+
+def check_init(name: object) -> None:
+    """Check the name of an init.
+
+    Raises:
+        ConfigError: there is none of that name.
+
+    Example:
+        >>> check_init("project")
+    """
+    known = (*INITS, PROJECT)
+    if name not in known:
+        raise ConfigError(
+            f"There is no init {name!r}; there are {', '.join(known)}.{nearest(str(name), known)}"
+        )
 
 
 @torch.no_grad()

@@ -33,7 +33,8 @@ def contents(path: Path) -> Contents:
     """Describe a file, after checking that it is whole.
 
     Args:
-        path: a file of any kind that this package writes, plain safetensors, or a model folder.
+        path: a file of any kind that this package writes, plain safetensors, an exported program,
+            or a model folder.
 
     Raises:
         FileError: there is no such file.
@@ -44,11 +45,14 @@ def contents(path: Path) -> Contents:
         'ok'
     """
     if path.is_dir():
-        names = ("sparsify.safetensors", "model.safetensors")
-        path = next((path / name for name in names if (path / name).is_file()), path / names[-1])
+        from .saved import saved_in
+        from .shards import SINGLE
+
+        path = saved_in(path) or path / SINGLE
     if not path.is_file():
         raise FileError(f"There is no file {path}.")
-    describe = {".onnx": _onnx, ".json": _plan}.get(path.suffix.lower(), _safetensors)
+    kinds = {".onnx": _onnx, ".pt2": _program, ".json": _plan}
+    describe = kinds.get(path.suffix.lower(), _safetensors)
     return describe(path)
 
 
@@ -126,6 +130,33 @@ def _onnx(path: Path) -> Contents:
     return Contents(facts, rows)
 
 
+def _program(path: Path) -> Contents:
+    from ..frontend.pt2 import load_pt2
+    from .recipe import fabrics
+
+    module = load_pt2(path)
+    rows: list[Row] = [
+        {
+            "path": layer or "(the model)",
+            "fabric": str(fabric),
+            "parameters": fabric.parameters,
+            "density": fabric.density,
+        }
+        for layer, fabric in fabrics(module).items()
+    ]
+    inputs = (f"{name} {_shape(sizes)}" for name, sizes in module.interface.sizes.items())
+    facts: Row = {
+        "kind": "exported program",
+        "inputs": ", ".join(inputs),
+        "mode": "training" if module.training else "evaluation",
+        "operations": sum(node.op == "call_function" for node in module.graph.nodes),
+        "fabrics": len(rows),
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "bytes": path.stat().st_size,
+    }
+    return Contents(facts, rows)
+
+
 def _sizes(node: Any) -> str:
     values = {entry.name: entry.i for entry in node.attribute}
     return f"{values.get('in_features', '?')} -> {values.get('out_features', '?')}"
@@ -139,5 +170,5 @@ def _plan(path: Path) -> Contents:
     return Contents({"kind": "plan", "summary": plan.summary()}, plan.rows())
 
 
-def _shape(sizes: tuple[int, ...]) -> str:
+def _shape(sizes: Sequence[object]) -> str:
     return "x".join(map(str, sizes)) or "()"

@@ -13,12 +13,17 @@ from torch import Tensor
 
 from ..errors import ModelError
 from .recipe import Recipe, parse_recipe
+from .shards import SINGLE
 from .tensors import Digest, Header, read_header, read_tensors
 
-__all__ = ["FORMAT", "SCHEMA", "Saved", "is_saved", "open_saved"]
+__all__ = ["FORMAT", "SCHEMA", "WEIGHTS", "Saved", "is_saved", "open_saved", "saved_in"]
 
 FORMAT = "sparsify"
 SCHEMA = "1"
+# Not the name that transformers looks for: its from_pretrained knows no fabrics, and would give
+# back a dense model with random weights. It says that there are no weights, instead.
+WEIGHTS = "sparsify.safetensors"
+"""The name of our file in a model folder."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,19 @@ class Saved:
 def is_saved(header: Header) -> bool:
     """Whether a safetensors file is one of ours."""
     return header.metadata.get("format") == FORMAT
+
+
+def saved_in(path: Path) -> Path | None:
+    """The file of ours in a folder, or the path itself where it is one; None where there is none.
+
+    Raises:
+        ModelError: a safetensors file that is damaged.
+    """
+    names = (WEIGHTS, SINGLE) if path.is_dir() else ("",)
+    for file in (path / name for name in names):
+        if file.is_file() and file.suffix == ".safetensors" and is_saved(read_header(file)):
+            return file
+    return None
 
 
 def open_saved(path: Path) -> Saved:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from ..files import read_text, reading
 from ..mapping import map_file
 from .tensors import DTYPES, Header, read_header
 
-__all__ = ["INDEX", "is_checkpoint", "map_checkpoint"]
+__all__ = ["INDEX", "SINGLE", "is_checkpoint", "map_checkpoint"]
 
 INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+SINGLE = "model.safetensors"
+_NUMBERED = re.compile(r"-\d+-of-\d+$")
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -72,12 +74,12 @@ def _shards(path: Path) -> tuple[list[Path], dict[str, str] | None]:
         return _present(path, index), index
     if (path / INDEX).is_file():
         return _shards(path / INDEX)
-    if (path / _SINGLE).is_file():
-        return [path / _SINGLE], None
+    if (path / SINGLE).is_file():
+        return [path / SINGLE], None
     shards = sorted(path.glob("*.safetensors"))
     if not shards:
         raise FileError(
-            f"{path} holds no weights: there is no {_SINGLE}, no {INDEX} and no other safetensors "
+            f"{path} holds no weights: there is no {SINGLE}, no {INDEX} and no other safetensors "
             "file in it."
         )
     _check_numbers(path, shards)
@@ -114,11 +116,11 @@ def _present(path: Path, index: Mapping[str, str]) -> list[Path]:
 
 def _check_numbers(path: Path, shards: list[Path]) -> None:
     """Without an index, names such as model-00001-of-00003 tell how many shards there are."""
-    counts = {shard.stem.rpartition("-of-")[2] for shard in shards if "-of-" in shard.stem}
-    if len(counts) == 1 and (count := counts.pop()).isdigit() and int(count) != len(shards):
+    numbered = [shard.stem for shard in shards if _NUMBERED.search(shard.stem)]
+    counts = {int(name.rpartition("-of-")[2]) for name in numbered}
+    if len(counts) == 1 and (count := counts.pop()) > len(numbered):
         raise ModelError(
-            f"{path} has {len(shards)} of {int(count)} shards, and no {INDEX}. Copy the others "
-            "into it."
+            f"{path} has {len(numbered)} of {count} shards, and no {INDEX}. Copy the others there."
         )
 
 
@@ -143,8 +145,8 @@ def _map(path: Path, header: Header) -> dict[str, Tensor]:
         if count == 0:
             tensors[entry.name] = torch.empty(entry.shape, dtype=dtype)
         elif start % dtype.itemsize:  # old writers did not align; torch wants it
-            values = torch.frombuffer(memory[start : start + count * dtype.itemsize], dtype=dtype)
-            tensors[entry.name] = values.clone().reshape(entry.shape)
+            part = bytearray(memory[start : start + count * dtype.itemsize])
+            tensors[entry.name] = torch.frombuffer(part, dtype=dtype).reshape(entry.shape)
         else:
             values = torch.frombuffer(memory, dtype=dtype, count=count, offset=start)
             tensors[entry.name] = values.reshape(entry.shape)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ..errors import ConfigError
 from ..fabric import Fabric
-from ..ops import fabric_conv
+from ..ops import Window, convolve, fabric_conv
 from .layer import FabricLayer, check_fabric
 
 __all__ = ["FabricConv1d", "FabricConv2d", "FabricConv3d", "FabricConvNd", "Size"]
@@ -71,6 +71,9 @@ class FabricConvNd(FabricLayer):
         self.padding = padding if isinstance(padding, str) else self._sizes("padding", padding)
         self.padding_mode = padding_mode
         self._pad = self._edges()
+        is_plain = padding_mode == "zeros" and all(before == after for before, after in self._pad)
+        # None: more than an operator does, so that the input is padded first.
+        self._padding = tuple(before for before, _ in self._pad) if is_plain else None
         self.reset_parameters()
 
     def _sizes(self, name: str, value: Size) -> tuple[int, ...]:
@@ -138,23 +141,15 @@ class FabricConvNd(FabricLayer):
         """Apply the layer."""
         if x.dim() == self.rank + 1:
             return self.forward(x.unsqueeze(0)).squeeze(0)
-        padding = tuple(before for before, _ in self._pad)
-        if self.padding_mode != "zeros" or any(before != after for before, after in self._pad):
+        padding = self._padding
+        if padding is None:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             edges = [size for pair in reversed(self._pad) for size in pair]
             x = functional.pad(x, edges, mode=mode)
             padding = (0,) * self.rank
-        y = fabric_conv(
-            x,
-            list(self.factors),
-            self._text,
-            stride=self.stride,
-            padding=padding,
-            dilation=self.dilation,
-        )
-        if self.bias is None:
-            return y
-        return y + self.bias.to(y.dtype).reshape(-1, *[1] * self.rank)
+        window = Window(self.stride, padding, self.dilation, False, (0,) * self.rank)
+        factors, bias = self._weights()
+        return convolve(x, factors, self._text, window, bias)
 
     def extra_repr(self) -> str:
         """The fabric and the geometry."""

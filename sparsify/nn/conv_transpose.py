@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..fabric import Fabric
 from ..init.gain import DEFAULT_GAIN
-from ..ops import OperandError, fabric_conv
+from ..ops import OperandError, Window, convolve
 from .conv import FabricConvNd, Size
 
 __all__ = ["FabricConvTranspose1d", "FabricConvTranspose2d", "FabricConvTranspose3d"]
@@ -95,19 +95,9 @@ class _FabricConvTranspose(FabricConvNd):
         extra = self.output_padding
         if output_size is not None:
             extra = self._extra(x.shape[2:], output_size)
-        y = fabric_conv(
-            x,
-            list(self.factors),
-            self._text,
-            stride=self.stride,
-            padding=self._cut,
-            dilation=self.dilation,
-            transposed=True,
-            output_padding=extra,
-        )
-        if self.bias is None:
-            return y
-        return y + self.bias.to(y.dtype).reshape(-1, *[1] * self.rank)
+        window = Window(self.stride, self._cut, self.dilation, True, extra)
+        factors, bias = self._weights()
+        return convolve(x, factors, self._text, window, bias)
 
     def _extra(self, sizes: Sequence[int], wanted: Sequence[int]) -> tuple[int, ...]:
         """The output padding that gives the wanted positions."""

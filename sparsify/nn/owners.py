@@ -15,6 +15,7 @@ from .conv import FabricConv1d, FabricConv2d, FabricConv3d
 from .conv_transpose import FabricConvTranspose1d, FabricConvTranspose2d, FabricConvTranspose3d
 from .layer import FabricLayer
 from .linear import FabricLinear, FabricTransposedLinear
+from .products import FabricLeftLinear
 from .unfold import carry_hooks
 from .weight import DenseWeight, FabricWeight
 
@@ -113,6 +114,10 @@ def _build_conv_transpose(module: nn.Module, fabric: Fabric) -> FabricLayer:
     )
 
 
+def _build_left(module: nn.Module, fabric: Fabric) -> FabricLayer:
+    return FabricLeftLinear(fabric, module.bias is not None, "meta", _dtype(module))
+
+
 def _dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
 
@@ -125,6 +130,8 @@ OWNERS: dict[str, Owner] = {
     "torch.nn.modules.conv.ConvTranspose1d": Owner(_conv, _build_conv_transpose),
     "torch.nn.modules.conv.ConvTranspose2d": Owner(_conv, _build_conv_transpose),
     "torch.nn.modules.conv.ConvTranspose3d": Owner(_conv, _build_conv_transpose),
+    "sparsify.nn.products.LeftLinear": Owner(_linear, _build_left),
+    "sparsify.nn.products.TransposedLinear": Owner(_transposed, _build_transposed),
     "sparsify.nn.weight.DenseWeight": Owner(_linear, _build_weight),
     "transformers.pytorch_utils.Conv1D": Owner(_transposed, _build_transposed),
 }
@@ -151,6 +158,17 @@ def dense(module: nn.Module) -> Dense | None:
     """
     owner = _owner(module)
     return None if owner is None else owner.read(module)
+
+
+def is_input_by_output(module: nn.Module) -> bool:
+    """Whether a dense layer keeps its weight as (in_features, out_features).
+
+    Example:
+        >>> is_input_by_output(nn.Linear(3, 5))
+        False
+    """
+    owner = _owner(module)
+    return owner is not None and owner.read is _transposed
 
 
 def replacement(module: nn.Module, fabric: Fabric) -> FabricLayer:

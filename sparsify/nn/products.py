@@ -86,6 +86,8 @@ class LeftLinear(nn.Module):
         weight = torch.empty(out_features, in_features, device=device, dtype=dtype)
         self.weight = nn.Parameter(weight)
         self.register_parameter("bias", None)
+        self.in_features = in_features
+        self.out_features = out_features
         if not weight.is_meta:
             nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
@@ -98,8 +100,7 @@ class LeftLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """The sizes."""
-        outputs, inputs = self.weight.shape
-        return f"in_features={inputs}, out_features={outputs}"
+        return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
 class FabricLeftLinear(FabricLinear):

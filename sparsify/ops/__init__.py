@@ -16,9 +16,19 @@ from . import autocast, autograd, batching, flops, schema
 from .dispatch import kernel_names as kernel_names
 from .dispatch import use_kernel as use_kernel
 from .errors import OperandError as OperandError
+from .functional import convolve as convolve
 from .functional import fabric_conv as fabric_conv
 from .functional import fabric_linear as fabric_linear
+from .window import Window as Window
 
-__all__ = ["OperandError", "fabric_conv", "fabric_linear", "kernel_names", "use_kernel"]
+__all__ = [
+    "OperandError",
+    "Window",
+    "convolve",
+    "fabric_conv",
+    "fabric_linear",
+    "kernel_names",
+    "use_kernel",
+]
 
 del autocast, autograd, batching, flops, schema

@@ -59,7 +59,12 @@ class Forward(torch.autograd.Function):
         """Ask the derivative for what is needed; a bias gets the sum over all rows."""
         x, *factors = ctx.saved_tensors
         _, _, _, need_bias, *needs = ctx.needs_input_grad
-        grad_bias = formula.rows_of(grad).sum(0) if need_bias else None
+        grad_bias = None
+        if need_bias:  # the rest of a convolution has its window
+            is_image = len(ctx.rest) > 1
+            grad_bias = (
+                grad.transpose(0, 1).flatten(1).sum(1) if is_image else formula.rows_of(grad).sum(0)
+            )
         found = iter(ctx.derivative(grad, x, factors, *ctx.rest, needs) if any(needs) else ())
         grads = (next(found) if need else None for need in needs)
         return (None, None, None, grad_bias, *grads)

@@ -24,7 +24,9 @@ from ..fabric import Fabric
 from .autograd import Forward
 from .dispatch import forced_kernel, select
 from .formula import wanted
+from .kernels.base import Bound
 from .schema import check
+from .window import Window
 
 try:  # not torch's public interface: where a version has it not, all calls go to the operators
     from torch._C import (
@@ -44,7 +46,7 @@ except (ImportError, AttributeError):
 else:
     is_available = True
 
-__all__ = ["backward", "is_available", "linear"]
+__all__ = ["backward", "convolve", "is_available", "linear"]
 
 KINDS_OF_CALLS = 8  # that are remembered for a fabric
 
@@ -64,48 +66,86 @@ def linear(x: Tensor, factors: Sequence[Tensor], text: str, bias: Tensor | None)
     Raises:
         OperandError: an operand does not fit.
     """
+    return _forward(x, factors, text, None, bias)
+
+
+def convolve(
+    x: Tensor, factors: Sequence[Tensor], text: str, window: Window, bias: Tensor | None
+) -> Tensor | None:
+    """Compute what `sparsify::fabric_conv` returns, and add a bias to each channel.
+
+    Returns:
+        The result; None where the operator must be called.
+
+    Raises:
+        OperandError: an operand does not fit.
+    """
+    return _forward(x, factors, text, window, bias)
+
+
+def _forward(
+    x: Tensor, factors: Sequence[Tensor], text: str, window: Window | None, bias: Tensor | None
+) -> Tensor | None:
     if _is_compiling() or not is_available or _is_watched():
         return None
     operands = (x, *factors) if bias is None else (x, *factors, bias)
     trains = torch.is_grad_enabled()
-    calls = _calls(text, len(factors), bias is None, trains, forced_kernel())
+    calls = _calls(text, window, len(factors), bias is None, trains, forced_kernel())
     for guards, run in calls:
         if guards.check(*operands):
             y: Tensor = run(x, factors, bias)
             return y
     if not _are_plain(operands, 1):
         return None
-    fabric = Fabric.from_json(text)
-    check(x, factors, fabric, -1, bias)
-    run = select(text, "cpu", x.dtype, False).bind(fabric).forward
+    if window is not None:
+        window.check(x, Fabric.from_json(text))
+    check(x, factors, Fabric.from_json(text), _axis(window), bias)
+    run = _bound(text, x.dtype, window).forward
     if trains and any(operand.requires_grad for operand in operands):
-        run = partial(_train, run, text)
-    _remember(calls, operands, 1, run)
+        run = partial(_train, run, (text,) if window is None else (text, *window))
+    _remember(calls, operands, 1, _axis(window), run)
     y = run(x, factors, bias)
     return y
 
 
+def _axis(window: Window | None) -> int:
+    return -1 if window is None else 1
+
+
+def _bound(text: str, dtype: torch.dtype, window: Window | None) -> Bound:
+    kernel, fabric = select(text, "cpu", dtype, window is not None), Fabric.from_json(text)
+    return kernel.bind(fabric) if window is None else kernel.bind_conv(fabric, window)
+
+
 def _train(
-    run: Callable[..., Tensor], text: str, x: Tensor, factors: Sequence[Tensor], bias: Tensor | None
+    run: Callable[..., Tensor],
+    rest: tuple[Any, ...],
+    x: Tensor,
+    factors: Sequence[Tensor],
+    bias: Tensor | None,
 ) -> Tensor:
-    return _apply(run, backward, (text,), bias, x, *factors)
+    return _apply(run, backward, rest, bias, x, *factors)
 
 
 def backward(
-    grad: Tensor, x: Tensor, factors: Sequence[Tensor], text: str, needs: Sequence[bool]
+    grad: Tensor, x: Tensor, factors: Sequence[Tensor], text: str, *rest: Any
 ) -> list[Tensor]:
-    """Compute what `sparsify::fabric_backward` returns, the short way or by calling it."""
+    """Compute what the backward operators return, the short way or by calling them."""
+    *geometry, needs = rest
     if not (_is_compiling() or torch.is_grad_enabled() or _is_watched()):
+        window = Window(*geometry) if geometry else None
         operands = (grad, x, *factors)
-        calls = _calls(text, len(factors), None, False, forced_kernel())
+        calls = _calls(text, window, len(factors), None, False, forced_kernel())
         for guards, run in calls:
             if guards.check(*operands):
                 return wanted(run(grad, x, factors, needs))
         if _are_plain(operands, 2):
-            run = select(text, "cpu", x.dtype, False).bind(Fabric.from_json(text)).backward
-            _remember(calls, operands, 2, run)
+            run = _bound(text, x.dtype, window).backward
+            _remember(calls, operands, 2, _axis(window), run)
             return wanted(run(grad, x, factors, needs))
-    found: list[Tensor] = torch.ops.sparsify.fabric_backward(grad, x, factors, text, needs)
+    ops = torch.ops.sparsify
+    op = ops.fabric_conv_backward if geometry else ops.fabric_backward
+    found: list[Tensor] = op(grad, x, factors, text, *rest)
     return found
 
 
@@ -121,7 +161,12 @@ def _is_watched() -> bool:
 
 @lru_cache(maxsize=4096)
 def _calls(
-    text: str, factors: int, is_without_bias: bool | None, has_grad: bool, kernel: str | None
+    text: str,
+    window: Window | None,
+    factors: int,
+    is_without_bias: bool | None,
+    has_grad: bool,
+    kernel: str | None,
 ) -> _Calls:
     """The kinds of calls that were seen in a grad mode and with a kernel, which guards do not see.
 
@@ -135,7 +180,8 @@ def _are_plain(operands: Sequence[Tensor], moving: int) -> bool:
 
     Args:
         operands: of the call.
-        moving: how many of them, the first, have rows and any strides; the others are parameters.
+        moving: how many of them, the first, have any strides and numbers of rows or positions; the
+            others are parameters.
     """
     return not (
         _are_functorch_transforms_active() or _is_any_autocast_enabled() or _is_tracing()
@@ -158,15 +204,15 @@ def _plain_keys() -> frozenset[int]:
 
 
 def _remember(
-    calls: _Calls, operands: Sequence[Tensor], moving: int, run: Callable[..., Any]
+    calls: _Calls, operands: Sequence[Tensor], moving: int, axis: int, run: Callable[..., Any]
 ) -> None:
-    """Let calls of this kind go the short way."""
+    """Let calls of this kind go the short way; `axis` is that of the features."""
     sizes: Any = [list(operand.shape) for operand in operands]  # None: any number
     strides: Any = [list(operand.stride()) for operand in operands]
     for place in range(moving):
-        axes = len(sizes[place])
-        sizes[place][:-1] = [None] * (axes - 1)
-        strides[place] = [None] * axes
+        axes, features = len(sizes[place]), sizes[place][axis]
+        sizes[place], strides[place] = [None] * axes, [None] * axes
+        sizes[place][axis] = features
     guards = TensorGuards(*operands, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
     calls.insert(0, (guards, run))
     del calls[KINDS_OF_CALLS:]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..fabric import Fabric
 from . import direct
+from .window import Window
 
-__all__ = ["fabric_conv", "fabric_linear"]
+__all__ = ["convolve", "fabric_conv", "fabric_linear"]
 
 Sizes = int | Sequence[int]
 
@@ -87,11 +89,31 @@ def fabric_conv(
     """
     text = fabric if isinstance(fabric, str) else fabric.to_json()
     axes = x.dim() - 2
-    window = [_per_axis(size, axes) for size in (stride, padding, dilation)]
-    extra = _per_axis(output_padding, axes)
-    more = (transposed, extra) if transposed or any(extra) else ()
-    y: Tensor = torch.ops.sparsify.fabric_conv(x, list(factors), text, *window, *more)
-    return y
+    sizes = [_per_axis(size, axes) for size in (stride, padding, dilation)]
+    window = Window.of(*sizes, transposed, _per_axis(output_padding, axes))
+    return convolve(x, factors, text, window, None)
+
+
+def convolve(
+    x: Tensor, factors: Sequence[Tensor], text: str, window: Window, bias: Tensor | None
+) -> Tensor:
+    """Do what `fabric_conv` does, for a caller who calls often, and add a bias to each channel.
+
+    Args:
+        x: (samples, in_features, *positions).
+        factors: one weight per stage.
+        text: the fabric, as JSON.
+        window: made by `Window.of`.
+        bias: (out_features,) or None.
+    """
+    found = direct.convolve(x, factors, text, window, bias)
+    if found is not None:
+        return found
+    geometry: list[Any] = [list(sizes) for sizes in window[:3]]
+    if window.transposed or any(window.output_padding):
+        geometry += [window.transposed, list(window.output_padding)]
+    y: Tensor = torch.ops.sparsify.fabric_conv(x, list(factors), text, *geometry)
+    return y if bias is None else y + bias.to(y.dtype).reshape(-1, *[1] * (x.dim() - 2))
 
 
 def _per_axis(size: Sizes, axes: int) -> list[int]:

@@ -3,42 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from .chain import Chain
+from .link import Link
 
 __all__ = ["als"]
 
 Matrix = npt.NDArray[np.float64]
 
-_STEPS = 6
+_STEPS = 3
 """Conjugate-gradient steps per stage and sweep: they start at the last value, so few suffice."""
 
 _SOLVED = 1e-12
 """Share of the squared gradient, in the metric of the solver, at which a stage counts as solved."""
 
-_ENOUGH = 1e-4
+_ENOUGH = 1e-3
 """Relative gain of a sweep below which the next ones are not worth their time."""
 
 _EXACT = 1e-28
 """Share of the target's energy that is rounding."""
 
+_FURTHER = 1.0
+_FASTER, _SLOWER = 1.5, 0.5
+"""How far to go on along what a sweep has changed, and how that grows and shrinks."""
+
 
 def als(
-    chains: list[Chain],
-    target: Matrix,
-    inputs: Matrix,
-    sweeps: int,
-    enough: float = _ENOUGH,
+    chains: list[Chain], target: Matrix, inputs: Matrix, sweeps: int, enough: float = _ENOUGH
 ) -> None:
     """Fit the weights of all branches to a target, in place; the error never rises.
 
     With all other stages fixed the matrix is linear in the weights of one stage. Conjugate
     gradients start from the last value, preconditioned by the exact solution of each block alone.
     Where the blocks of a stage do not meet, as in butterflies and at the ends of every cascade,
-    the first step is the solution.
+    the first step is the solution. After a sweep all weights go on in the direction of their
+    change, where that lowers the error.
 
     Args:
         chains: the branches with their start, changed in place.
@@ -48,20 +51,48 @@ def als(
         enough: relative gain of a sweep at which it stops.
 
     Reference:
-        Le et al. 2022 (fixed-support factorisation); THEORY.md section 4.
+        Le et al. 2022 (fixed-support factorisation); Rajih et al. 2008 (enhanced line search);
+        THEORY.md section 4.
     """
-    residual = target - sum(chain.forward(inputs) for chain in chains)
-    energy = error = _energy(target), _energy(residual)
-    whole, error = energy
+    whole = _energy(target)
+    residual = _residual(chains, target, inputs)
+    error = _energy(residual)
     steps = [[_STEPS] * len(chain.links) for chain in chains]
+    further = _FURTHER
     for _ in range(sweeps):
-        before = error
+        before, old = error, [chain.weights[:] for chain in chains]
         for chain, most in zip(chains, steps, strict=True):
             residual = _sweep(chain, residual, inputs, most)
             chain.balance()
         error = _energy(residual)
         if before - error <= enough * before or error <= _EXACT * whole:
-            break
+            return
+        found = [chain.weights for chain in chains]
+        _move(chains, old, found, further)
+        beyond = _residual(chains, target, inputs)
+        if _energy(beyond) < error:
+            residual, error, further = beyond, _energy(beyond), further * _FASTER
+        else:
+            further *= _SLOWER
+            for chain, weights in zip(chains, found, strict=True):
+                chain.weights = weights
+
+
+def _residual(chains: list[Chain], target: Matrix, inputs: Matrix) -> Matrix:
+    residual = target.copy()
+    for chain in chains:
+        residual -= chain.forward(inputs)
+    return residual
+
+
+def _move(
+    chains: list[Chain], old: list[list[Matrix]], found: list[list[Matrix]], further: float
+) -> None:
+    """Weights beyond those that were found, seen from the old ones."""
+    for chain, before, after in zip(chains, old, found, strict=True):
+        chain.weights = [
+            new + further * (new - last) for last, new in zip(before, after, strict=True)
+        ]
 
 
 def _sweep(chain: Chain, residual: Matrix, inputs: Matrix, steps: list[int]) -> Matrix:
@@ -70,20 +101,25 @@ def _sweep(chain: Chain, residual: Matrix, inputs: Matrix, steps: list[int]) -> 
     behind = _grams_behind(chain)
     x = inputs
     for place, link in enumerate(chain.links):
-
-        def outwards(change: Matrix, link=link, x=x, place=place) -> Matrix:
-            return chain.forward(link.forward(change, x), place + 1)
-
-        def inwards(error: Matrix, link=link, x=x, place=place) -> Matrix:
-            return link.gradient(chain.backward(error, place + 1), x)
-
-        solve = link.preconditioner(behind[place], x)
-        change, residual, taken = _improve(outwards, inwards, solve, residual, steps[place])
-        steps[place] = min(steps[place], taken)
+        change, residual, steps[place] = _improve(
+            partial(_outwards, chain, place, link, x),
+            partial(_inwards, chain, place, link, x),
+            link.preconditioner(behind[place], x),
+            residual,
+            steps[place],
+        )
         chain.weights[place] = chain.weights[place] + change
         if place < last:
             x = link.forward(chain.weights[place], x)
     return residual
+
+
+def _outwards(chain: Chain, place: int, link: Link, x: Matrix, change: Matrix) -> Matrix:
+    return chain.forward(link.forward(change, x), place + 1)
+
+
+def _inwards(chain: Chain, place: int, link: Link, x: Matrix, error: Matrix) -> Matrix:
+    return link.gradient(chain.backward(error, place + 1), x)
 
 
 def _grams_behind(chain: Chain) -> list[Matrix]:
@@ -107,13 +143,13 @@ def _improve(
     """Preconditioned conjugate gradients on the normal equations of one stage.
 
     Returns:
-        The change of the weight, the residual after it, and how many steps are needed: one where
+        The change of the weight, the residual after it, and how many steps it needs: one where
         the first was the solution, else `steps`.
     """
     gradient = inwards(residual)
     direction = solve(gradient)
     total = np.zeros_like(gradient)
-    slope = first = float((gradient * direction).sum())
+    slope = first = float(np.vdot(gradient, direction))
     error = _energy(residual)
     for step in range(1, steps + 1):
         if not slope > _SOLVED * first:
@@ -123,15 +159,16 @@ def _improve(
         if not curvature > 0:
             break
         length = slope / curvature
-        left_over = residual - length * image
-        if not (energy := _energy(left_over)) < error:
+        image *= -length
+        image += residual
+        if not (energy := _energy(image)) < error:
             break  # rounding decides from here on
-        total, residual, error = total + length * direction, left_over, energy
+        total, residual, error = total + length * direction, image, energy
         if step == steps:
             break
         gradient = inwards(residual)
         scaled = solve(gradient)
-        last, slope = slope, float((gradient * scaled).sum())
+        last, slope = slope, float(np.vdot(gradient, scaled))
         direction = scaled + slope / last * direction
     return total, residual, steps
 

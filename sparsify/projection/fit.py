@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 from ..fabric import Fabric, Weighted
 from .als import als
-from .chain import Chain
+from .chain import Chain, chains_of
 from .groups import parts_of
 from .kept import is_one_stage, kept_entries
 from .links import BlockLink, links_of
+from .pairs import pairs_of, refine
 from .problem import Problem, Projection, problem_of
 from .split import is_disjoint, split
 
@@ -83,7 +84,12 @@ def _solved(problem: Problem, sweeps: int) -> list[Matrix]:
     if is_one_stage(problem):
         return kept_entries(problem)
     chains = _started(problem)
-    if not _is_solved_by_split(problem):
+    pairs = None if problem.metric is None else pairs_of(problem)
+    if pairs is not None and sweeps:
+        factors = refine(problem, pairs, chains[0].factors(), sweeps)
+        chains = chains_of(problem.fabric, factors)
+        chains[0].balance()
+    elif not _is_solved_by_split(problem):
         inputs, target = problem.columns()
         als(chains, target, inputs, sweeps)
     return [factor for chain in chains for factor in chain.factors()]

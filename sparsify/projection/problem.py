@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ class Problem:
     metric: Matrix | None = None
     root: Matrix | None = None
 
-    @property
+    @cached_property
     def energy(self) -> float:
         """What the error is relative to."""
         return _energy(self.weight, self.covariance)
@@ -167,14 +168,14 @@ def _positive(covariance: Matrix) -> tuple[Matrix, Matrix]:
     """The covariance, with a ridge where it is singular, and its Cholesky factor."""
     ridge = _RIDGE * float(np.trace(covariance)) / len(covariance)
     try:
-        root = np.linalg.cholesky(covariance)
+        root: Matrix = np.asarray(np.linalg.cholesky(covariance))
         if float(np.diag(root).min()) ** 2 > ridge:
             return covariance, root
     except np.linalg.LinAlgError:
         pass
     metric = covariance + ridge * np.eye(len(covariance))
     try:
-        return metric, np.linalg.cholesky(metric)
+        return metric, np.asarray(np.linalg.cholesky(metric))
     except np.linalg.LinAlgError:
         raise ConfigError(
             "A covariance has no negative eigenvalues; this one has. Collect it as the mean of the "

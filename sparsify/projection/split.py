@@ -62,7 +62,7 @@ def reaches(links: tuple[BlockLink, ...]) -> list[Reach]:
         stage = link.stage
         of_outputs = here.ids.reshape(stage.a, stage.b, stage.d).transpose(0, 2, 1)
         sets = here.sets[of_outputs.reshape(-1, stage.b)].any(1)
-        sets, ids = _unique_rows(sets)
+        sets, ids = _unique_rows(np.asarray(sets))
         of_inputs = np.broadcast_to(ids.reshape(stage.a, 1, stage.d), (stage.a, stage.c, stage.d))
         here = Reach(_behind(link, of_inputs.reshape(-1)), sets)
         found.append(here)
@@ -174,7 +174,7 @@ def _widened(links: tuple[BlockLink, ...], target: Matrix, times: Matrix) -> Mat
         return target
     shared = np.zeros(target.shape[:2])
     np.add.at(shared, (outputs[:, None], inputs), wide)
-    return (target / np.maximum(shared, 1)[..., None])[outputs[:, None], inputs]
+    return np.asarray((target / np.maximum(shared, 1)[..., None])[outputs[:, None], inputs])
 
 
 def _peeled(
@@ -216,4 +216,4 @@ def _last(link: BlockLink, target: Matrix) -> Matrix:
     s = link.stage
     rows = np.arange(s.out_features).reshape(s.a, s.b, s.d).transpose(0, 2, 1)
     columns = np.arange(s.in_features).reshape(s.a, s.c, s.d).transpose(0, 2, 1)
-    return target[rows[..., :, None], columns[..., None, :]].reshape(s.shape)
+    return np.asarray(target[rows[..., :, None], columns[..., None, :]]).reshape(s.shape)

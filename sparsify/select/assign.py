@@ -13,6 +13,8 @@ from .candidates import AUTO, family_text
 from .choose import Choice
 from .ladder import Conditions, Ladder, Rung, for_site
 from .strides import alternated
+from .trained import Trained
+from .trained_ladder import TrainedLadder
 
 __all__ = ["Demand", "assign"]
 
@@ -52,12 +54,15 @@ class _Unit:
         return Option(shares, rung.value * len(self.places))
 
 
-def assign(demands: Sequence[Demand], conditions: Conditions) -> list[Choice | str]:
+def assign(
+    demands: Sequence[Demand], conditions: Conditions, trained: Trained | None = None
+) -> list[Choice | str]:
     """Choose for all layers together.
 
     Args:
         demands: the layers.
         conditions: budget and criterion.
+        trained: their weights, where fabrics are to come near them; else choose without data.
 
     Returns:
         Per layer its choice, with the fabric of the whole layer, stride and kernel in place; or the
@@ -66,6 +71,7 @@ def assign(demands: Sequence[Demand], conditions: Conditions) -> list[Choice | s
     Raises:
         BudgetError: not even the fastest fabrics keep to a budget of seconds.
         ConfigError: a limit depends on inputs that are not known.
+        ModelError: a weight has NaN or infinite entries.
     """
     for demand in demands:
         _check(demand.site, conditions)
@@ -73,9 +79,9 @@ def assign(demands: Sequence[Demand], conditions: Conditions) -> list[Choice | s
     units: dict[Hashable, _Unit] = {}
     answers: list[Choice | str] = ["" for _ in demands]
     for place, demand in enumerate(demands):
-        kind = _kind(demand)
+        kind = _kind(demand) if trained is None else demand.site.name
         if kind not in ladders:
-            ladders[kind] = Ladder(demand.site, demand.family, conditions)
+            ladders[kind] = _ladder(demand, conditions, trained)
         lowest = _lowest(ladders[kind], conditions)
         if isinstance(lowest, str):
             answers[place] = lowest
@@ -85,8 +91,16 @@ def assign(demands: Sequence[Demand], conditions: Conditions) -> list[Choice | s
     _divide(list(units.values()), conditions)
     for unit in units.values():
         for place in unit.places:
-            answers[place] = _placed(unit.rung.choice, demands[place])
+            answers[place] = _placed(unit, demands[place])
     return answers
+
+
+def _ladder(demand: Demand, conditions: Conditions, trained: Trained | None) -> Ladder:
+    if trained is None:
+        return Ladder(demand.site, demand.family, conditions)
+    ladder = TrainedLadder(demand.site, demand.family, conditions, trained)
+    ladder.forget()
+    return ladder
 
 
 def _check(site: Site, conditions: Conditions) -> None:
@@ -198,8 +212,11 @@ def _fill(units: list[_Unit], limits: tuple[float, ...]) -> None:
             unit.rung = found
 
 
-def _placed(choice: Choice | None, demand: Demand) -> Choice | str:
+def _placed(unit: _Unit, demand: Demand) -> Choice | str:
+    choice = unit.rung.choice
     if choice is None:
         return "dense is within the budget of seconds"
+    if isinstance(unit.ladder, TrainedLadder):
+        return unit.ladder.finished(unit.rung)
     fabric = alternated(choice.fabric, demand.level)
     return replace(choice, fabric=for_site(demand.site, fabric))

@@ -35,12 +35,14 @@ class Choice:
         score: by the criterion of the choice.
         reason: why, in a few words.
         rivals: the best of each other family, the best first.
+        error: of the projection of a trained weight, where there is one.
     """
 
     fabric: Fabric
     score: float
     reason: str
     rivals: tuple[Rival, ...]
+    error: float | None = None
 
 
 def choose(

@@ -26,9 +26,6 @@ __all__ = ["Conditions", "Ladder", "Rung", "for_site"]
 MOST = 0.9
 """A fabric that keeps more than this share of the dense parameters is not worth its overhead."""
 
-_RATIO = 2 ** (1 / 3)
-"""Ratio of the densities of neighbouring rungs."""
-
 
 @dataclass(frozen=True)
 class Conditions:
@@ -92,6 +89,8 @@ class Ladder:
     of such sizes exist.
     """
 
+    ratio = 2 ** (1 / 3)  # of the densities of neighbouring rungs
+
     def __init__(self, site: Site, family: Family, conditions: Conditions) -> None:
         """Of one layer, which stands for all of its kind."""
         self.site, self.family, self.conditions = site, family, conditions
@@ -122,7 +121,7 @@ class Ladder:
             if choice is not None and choice.fabric not in seen:
                 seen.add(choice.fabric)
                 yield self.rung(choice)
-            limit /= _RATIO
+            limit /= self.ratio
 
     def exact(self, limits: tuple[float, ...]) -> Rung | None:
         """The choice that fills costs to the last link, for one layer."""

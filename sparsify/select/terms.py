@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ..fabric import Branch, Fabric, GraphStage, Shuffle, Stage
+from ..steps.fitting import fitting
 
 __all__ = [
     "CONVOLUTION",
@@ -200,11 +201,12 @@ def _branch_terms(branch: Branch, fabric: Fabric, rows: int, in_rows: int) -> Te
         if not isinstance(step, Stage):
             moved += step.in_features * positions if isinstance(step, Shuffle) else 0
         elif step.kernel:
-            spatial = _spatial(
-                step.in_features, step.out_features, step.taps, step.a * step.d, rows, in_rows
-            )
-            swapped += _swapped(step.in_features, step.c, step.d) * in_rows
-            swapped += _swapped(step.out_features, step.b, step.d) * rows
+            groups = step.a * step.d
+            b, c, paired = fitting(step)
+            sizes = (groups * c, groups * b, step.taps, groups // (2 if paired else 1))
+            spatial = _spatial(*sizes, rows, in_rows)
+            swapped += _swapped(step.in_features, step.c, step.d, c) * in_rows
+            swapped += _swapped(step.out_features, step.b, step.d, b) * rows
         else:
             inputs += step.in_features * positions
             outputs += step.out_features * positions
@@ -249,6 +251,6 @@ def _surplus(width: int, features: int) -> int:
     return width if width != features else 0
 
 
-def _swapped(features: int, block: int, depth: int) -> int:
-    """Channels that a grouped convolution needs in another order."""
-    return features if depth > 1 and block > 1 else 0
+def _swapped(features: int, block: int, depth: int, filled: int) -> int:
+    """Channels that a grouped convolution needs in another order, or with zeros between."""
+    return features if (depth > 1 and block > 1) or filled != block else 0

@@ -1,7 +1,9 @@
-"""Small transformers models with random weights, by name, and the folders that they are saved in."""
+"""Small transformers models with random weights, by name, and folders of models of any size."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,3 +102,62 @@ def saved(
     model, report = type(make(library, name)).from_pretrained(folder, output_loading_info=True)
     assert not report["missing_keys"]
     return model.eval()
+
+
+def write_llama(
+    library: Any,
+    folder: Path,
+    sizes: dict[str, int],
+    *,
+    shard: int,
+    dtype: torch.dtype = torch.float32,
+    holes: bool = False,
+) -> int:
+    """A folder of shards of random weights, or of files that are one hole; gives its bytes.
+
+    No more than one weight is in memory at a time.
+    """
+    config = library.LlamaConfig(**sizes, dtype=str(dtype).removeprefix("torch."))
+    config.architectures = ["LlamaForCausalLM"]
+    with torch.device("meta"):
+        state = library.LlamaForCausalLM(config).state_dict()
+    config.save_pretrained(folder)
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    room = shard
+    for name, tensor in state.items():
+        size = tensor.numel() * dtype.itemsize
+        if size > room:
+            shards.append({})
+            room = shard
+        shards[-1][name] = tuple(tensor.shape)
+        room -= size
+    index = {}
+    for number, shapes in enumerate(shards, 1):
+        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        index.update(dict.fromkeys(shapes, name))
+        _write_shard(folder / name, shapes, dtype, None if holes else number)
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _write_shard(
+    path: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, seed: int | None
+) -> None:
+    kind = {torch.float32: "F32", torch.bfloat16: "BF16"}[dtype]
+    header = {}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        if seed is None:
+            file.truncate(8 + len(text) + end)
+            return
+        random = torch.Generator().manual_seed(seed)
+        for shape in shapes.values():
+            values = torch.randn(shape, generator=random).mul_(0.02).to(dtype)
+            file.write(values.view(torch.uint8).numpy().data)

@@ -77,5 +77,5 @@ def unfold(module: nn.Module) -> nn.Module | None:
     other.training = module.training
     carry_hooks(other, module)
     for layer in set(other.modules()).difference(module.modules()):
-        layer.unfolded_from = type(module)  # patterns of classes take the owner's layers
+        vars(layer)["unfolded_from"] = type(module)  # patterns of classes take the owner's layers
     return other

@@ -22,7 +22,8 @@ class Recurrent(nn.Module):
     endings are torch's: `l0`, `l0_reverse`, ... Made by `unfold_recurrent`.
 
     In an exported graph, which cannot loop over a length that is not known, torch's own operator
-    runs instead, on dense weights that the graph makes of the factors.
+    runs instead, on dense weights that the graph makes of the factors. Only batch first keeps the
+    length dynamic there: a limit of torch's exporter for dense modules too.
     """
 
     mode: str
@@ -59,16 +60,15 @@ class Recurrent(nn.Module):
         if isinstance(x, PackedSequence):
             x, lengths = pad_packed_sequence(x, batch_first=False)
         is_batched = x.dim() == 3
+        if torch.compiler.is_exporting() and is_batched and lengths is None:
+            return self._fused(x, hx)
         if not isinstance(packed, PackedSequence):
             if not is_batched:
                 x = x.unsqueeze(1)
                 hx = _mapped(lambda state: state.unsqueeze(1), hx)
             elif self.batch_first:
                 x = x.transpose(0, 1)
-        if torch.compiler.is_exporting() and lengths is None:
-            y, state = self._fused(x, hx)
-        else:
-            y, state = self._looped(x, hx, lengths)
+        y, state = self._looped(x, hx, lengths)
         if isinstance(packed, PackedSequence) and lengths is not None:
             sorted_y = pack_padded_sequence(y, lengths, enforce_sorted=False)
             return sorted_y._replace(sorted_indices=packed.sorted_indices), state
@@ -139,13 +139,13 @@ class Recurrent(nn.Module):
             if self.proj_size:
                 weights.append(getattr(self, f"project_{suffix}").weight)
         if hx is None:
-            starts = self._starts(x, None)
+            starts = self._starts(x.transpose(0, 1) if self.batch_first else x, None)
             hx = tuple(torch.stack(parts) for parts in zip(*starts, strict=True))
         function = {"LSTM": torch.lstm, "GRU": torch.gru, "RNN_TANH": torch.rnn_tanh}
         run: Any = function.get(self.mode, torch.rnn_relu)
         start = hx if self.mode == "LSTM" else hx[0] if isinstance(hx, tuple) else hx
         options = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
-        y, *state = run(x, start, weights, *options, False)
+        y, *state = run(x, start, weights, *options, self.batch_first)
         return y, tuple(state) if self.mode == "LSTM" else state[0]
 
 

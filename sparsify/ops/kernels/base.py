@@ -79,6 +79,10 @@ class Kernel(ABC):
         """Take a fabric for many calls, each with less to look up."""
         return _Plain(self, fabric)
 
+    def bind_conv(self, fabric: Fabric, window: Window) -> Bound:
+        """The same for convolutions."""
+        return _PlainConv(self, fabric, window)
+
     def forward_conv(
         self, x: Tensor, factors: Sequence[Tensor], fabric: Fabric, window: Window
     ) -> Tensor:
@@ -99,7 +103,10 @@ class Kernel(ABC):
 
 
 class Bound(ABC):
-    """A kernel with a fabric: for contiguous factors and bias, and any leading axes."""
+    """A kernel with a fabric: for contiguous factors and bias, and any leading axes.
+
+    That of a convolution takes images, (samples, features, *positions).
+    """
 
     @abstractmethod
     def forward(self, x: Tensor, factors: Sequence[Tensor], bias: Tensor | None) -> Tensor:
@@ -127,6 +134,20 @@ class _Plain(Bound):
         if grads[0] is not None:
             grads[0] = grads[0].view(x.shape)
         return grads
+
+
+class _PlainConv(Bound):
+    def __init__(self, kernel: Kernel, fabric: Fabric, window: Window) -> None:
+        self._kernel, self._fabric, self._window = kernel, fabric, window
+
+    def forward(self, x: Tensor, factors: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+        y = self._kernel.forward_conv(x, factors, self._fabric, self._window)
+        return y if bias is None else y.add_(bias.view(-1, *(1,) * (x.dim() - 2)))
+
+    def backward(
+        self, grad: Tensor, x: Tensor, factors: Sequence[Tensor], needs: Sequence[bool]
+    ) -> Gradients:
+        return self._kernel.backward_conv(grad, x, factors, self._fabric, needs, self._window)
 
 
 def unless_real(request: Request) -> str | None:

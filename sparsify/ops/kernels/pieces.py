@@ -1,11 +1,10 @@
-"""The two kinds of pieces that a convolution's branch is cut into."""
+"""What a convolution's branch is cut into: its spatial stage, and the runs of steps around it."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -14,96 +13,100 @@ from ..steps import PlainStep
 from ..window import Window, spatial, spatial_backward
 from .tiles import Tiles
 
-__all__ = ["Mixing", "Piece", "Taps"]
+__all__ = ["Mixing", "Piece", "Sums", "Taps"]
 
 SIDE_BY_SIDE = 64  # columns that make a product worth its call
 
+Sums = Sequence[Tensor | None]
 
-@dataclass(frozen=True)
+
 class Piece(ABC):
     """Some steps of a branch, on images (samples, channels, *positions).
 
-    Attributes:
+    A piece holds no weights: it gets those of its stages with each call. `sums` is where the
+    gradient of each weight is added up, None where nobody asked for it.
+
+    Args:
         steps: what to apply.
-        factors: one weight per stage.
-        sums: where the gradient of each weight is added up, None where nobody asked for it.
     """
 
-    steps: tuple[PlainStep, ...]
-    factors: Sequence[Tensor]
-    sums: Sequence[Tensor | None]
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether the gradient of any weight is asked for."""
-        return any(total is not None for total in self.sums)
+    def __init__(self, steps: tuple[PlainStep, ...]) -> None:
+        """See the class."""
+        self.steps = steps
+        self.stages = tuple(step for step in steps if isinstance(step, Stage))
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, factors: Sequence[Tensor]) -> Tensor:
         """Apply the steps."""
 
     @abstractmethod
-    def backward(self, flow: Tensor, x: Tensor, passes: bool) -> Tensor:
+    def backward(
+        self, flow: Tensor, x: Tensor, factors: Sequence[Tensor], sums: Sums, passes: bool
+    ) -> Tensor:
         """Add the gradients of the weights; return that of x, anything unless it `passes`."""
 
 
-@dataclass(frozen=True)
 class Taps(Piece):
-    """The spatial stage: a grouped convolution."""
+    """The spatial stage, as a grouped convolution.
 
-    window: Window
+    Args:
+        steps: that stage.
+        window: the geometry.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __init__(self, steps: tuple[PlainStep, ...], window: Window) -> None:
+        """See the class."""
+        super().__init__(steps)
+        self.window = window
+
+    def forward(self, x: Tensor, factors: Sequence[Tensor]) -> Tensor:
         """See Piece."""
-        return spatial(x, self.factors[0], self._stage, self.window)
+        return spatial(x, factors[0], self.stages[0], self.window)
 
-    def backward(self, flow: Tensor, x: Tensor, passes: bool) -> Tensor:
+    def backward(
+        self, flow: Tensor, x: Tensor, factors: Sequence[Tensor], sums: Sums, passes: bool
+    ) -> Tensor:
         """See Piece."""
-        needs = (passes, self.is_wanted)
-        grad_x, grad_weight = spatial_backward(
-            flow, x, self.factors[0], self._stage, self.window, needs
-        )
-        if self.sums[0] is not None:
-            self.sums[0].add_(grad_weight)
+        needs = (passes, sums[0] is not None)
+        grad_x, grad = spatial_backward(flow, x, factors[0], self.stages[0], self.window, needs)
+        if sums[0] is not None:
+            sums[0].add_(grad)
         return grad_x
 
-    @property
-    def _stage(self) -> Stage:
-        (stage,) = (step for step in self.steps if isinstance(step, Stage))
-        return stage
 
-
-@dataclass(frozen=True)
 class Mixing(Piece):
-    """Steps that mix the channels of each position.
+    """Steps that mix the channels of each position, by tiles.
 
     The channels of one sample are columns already, one per position, so an image is read and
     written where it lies; samples with few positions are put side by side first.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, factors: Sequence[Tensor]) -> Tensor:
         """See Piece."""
         y = x.new_empty((x.shape[0], self.steps[-1].out_features, *x.shape[2:]))
+        tiles = self._tiles(factors)
         for part in _parts(x):
             target = _room(y[part])
-            self._tiles.forward(_columns(x[part]), target)
+            tiles.forward(_columns(x[part]), target)
             _store(target, y[part])
         return y
 
-    def backward(self, flow: Tensor, x: Tensor, passes: bool) -> Tensor:
+    def backward(
+        self, flow: Tensor, x: Tensor, factors: Sequence[Tensor], sums: Sums, passes: bool
+    ) -> Tensor:
         """See Piece."""
         grad_x = x.new_empty(x.shape)
+        tiles = self._tiles(factors)
         for part in _parts(x):
             target = _room(grad_x[part]) if passes else None
-            self._tiles.backward(_columns(flow[part]), _columns(x[part]), self.sums, target)
+            tiles.backward(_columns(flow[part]), _columns(x[part]), sums, target)
             if target is not None:
                 _store(target, grad_x[part])
         return grad_x
 
-    @property
-    def _tiles(self) -> Tiles:
+    def _tiles(self, factors: Sequence[Tensor]) -> Tiles:
         first, last = self.steps[0], self.steps[-1]
-        return Tiles((self.steps,), first.in_features, last.out_features, self.factors, False)
+        return Tiles((self.steps,), first.in_features, last.out_features, factors, False)
 
 
 def _parts(images: Tensor) -> Iterator[slice]:

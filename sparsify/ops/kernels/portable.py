@@ -14,8 +14,8 @@ from torch import Tensor
 from ...fabric import Fabric, GraphStage
 from ..steps import Gradients, plain_branches
 from ..window import Window
-from . import images
 from .base import Kernel, Request, unless_real
+from .images import Images, images
 from .tiles import Tiles
 
 __all__ = ["Portable"]
@@ -57,11 +57,15 @@ class Portable(Kernel):
             _tiles(fabric, factors).backward(_runs(grad), _runs(x), grads, grad_x)
         return [grad_x, *grads]
 
+    def bind_conv(self, fabric: Fabric, window: Window) -> Images:
+        """See Kernel; on the CPU."""
+        return images(fabric, window, True)
+
     def forward_conv(
         self, x: Tensor, factors: Sequence[Tensor], fabric: Fabric, window: Window
     ) -> Tensor:
         """See Kernel."""
-        return images.forward(x, factors, fabric, window)
+        return images(fabric, window, x.device.type == "cpu").forward(x, factors, None)
 
     def backward_conv(
         self,
@@ -73,7 +77,8 @@ class Portable(Kernel):
         window: Window,
     ) -> Gradients:
         """See Kernel."""
-        return images.backward(grad, x, factors, fabric, needs, window)
+        is_near = x.device.type == "cpu"
+        return images(fabric, window, is_near).backward(grad, x, factors, needs)
 
 
 def _tiles(fabric: Fabric, factors: Sequence[Tensor]) -> Tiles:

@@ -89,12 +89,16 @@ class Autoencoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.twice, self.code, self.head = nn.Linear(32, 32), nn.Linear(32, 64), nn.Linear(64, 10)
+        self.twice, self.encoder, self.head = (
+            nn.Linear(32, 32),
+            nn.Linear(32, 64),
+            nn.Linear(64, 10),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.relu(self.twice(functional.relu(self.twice(x))))
-        decoded = functional.linear(self.code(x), self.code.weight.t())
-        return self.head(functional.linear(decoded, self.code.weight))
+        decoded = functional.linear(self.encoder(x), self.encoder.weight.t())
+        return self.head(functional.linear(decoded, self.encoder.weight))
 
 
 class Normed(nn.Module):

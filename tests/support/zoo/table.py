@@ -11,7 +11,15 @@ from tests.support.weight_flops import weight_flops
 
 from . import ZOO, make
 
-HEADS = ("model", "seen", "replaced", "on request", "stays dense even then")
+HEADS = ("model", "seen", "replaced", "on request", "dense even then", "ONNX, any")
+_SHORT = {
+    "tied to": "tied",
+    "has no fabric": "tiny",
+    "its weight is computed": "computed from parameters",
+    "its weight is used": "read by other code",
+    "its weight is also read": "read by other code",
+    "its weight is held by spectral_norm": "spectral norm",
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Row:
         seen: share that belongs to sites of the plan.
         replaced: share that a plan replaces by default.
         requested: share that it replaces where every site is asked for by name.
-        kept: why the rest stays dense, with the number of sites.
+        kept: why the rest stays dense.
     """
 
     name: str
@@ -35,7 +43,7 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """As text, shares in percent."""
         shares = (f"{100 * share:.1f}" for share in (self.seen, self.replaced, self.requested))
-        return (self.name, *shares, self.kept)
+        return (self.name, *shares, self.kept, _sizes(self.name))
 
 
 def row(name: str, budget: float = 0.5) -> tuple[Row, sp.Plan]:
@@ -61,21 +69,26 @@ def row(name: str, budget: float = 0.5) -> tuple[Row, sp.Plan]:
 
 
 def _reasons(plan: sp.Plan) -> str:
-    """The reasons of a plan, the most frequent first."""
+    """Why sites that are used stay dense, the most frequent reason first."""
     counts = Counter(_short(site) for site in plan.sites if site.fabric is None and site.calls)
-    return ", ".join(f"{reason} ({count})" for reason, count in counts.most_common())
+    return ", ".join(reason for reason, _ in counts.most_common())
 
 
 def _short(site: Site) -> str:
-    """A reason without names, and of tiny layers the one behind it."""
     if site.groups > 1 and site.in_features == site.groups:
         return "depthwise"
-    if site.reason.startswith("has no fabric"):
-        return "tiny"
-    return "tied" if site.reason.startswith("tied to") else site.reason
+    found = (short for start, short in _SHORT.items() if site.reason.startswith(start))
+    return next(found, site.reason)
+
+
+def _sizes(name: str) -> str:
+    """What may change size in an exported file."""
+    entry = ZOO[name]
+    labels = (label for axes in entry.dynamic.values() for label in axes.values())
+    return ", ".join(dict.fromkeys(("batch", *labels))) if entry.exports else "no"
 
 
 def markdown(rows: list[Row]) -> str:
-    """The table of a README."""
-    lines = [HEADS, ("---", "--:", "--:", "--:", "---"), *(row.cells() for row in rows)]
+    """The table of the README."""
+    lines = [HEADS, ("---", "--:", "--:", "--:", "---", "---"), *(row.cells() for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

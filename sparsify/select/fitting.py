@@ -1,0 +1,138 @@
+"""How near fabrics of one layer come to its trained weight: estimates for many of them at once.
+
+A Monarch fabric with k links is a rank-k approximation of each block of the weight, and low rank is
+Monarch with one block, so the squared singular values of all blocks tell the error of any number of
+links or ranks. They are computed once per pair of block counts. With a covariance of the inputs the
+blocks are measured in their own part of it: exact for low rank; for Monarch an upper bound of what
+alternating least squares reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from ..fabric import Fabric, Stage
+
+__all__ = ["Fit"]
+
+Matrix = npt.NDArray[np.float64]
+
+
+class Fit:
+    """The trained weight of a layer, ready to be asked.
+
+    Args:
+        load: gives the weight, (out, in / groups, *kernel), and the covariance of the inputs,
+            (in * taps, in * taps), or one such matrix per group; None for white ones.
+        groups: of a convolution.
+
+    Example:
+        >>> from sparsify.topology import LowRank
+        >>> fit = Fit(lambda: (np.diag([3.0, 2.0, 1.0]), None))
+        >>> round(fit.error(LowRank(2).build(3, 3)), 6)  # 1 of 9 + 4 + 1
+        0.071429
+    """
+
+    def __init__(self, load: Callable[[], tuple[Matrix, Matrix | None]], groups: int = 1) -> None:
+        """See the class."""
+        self._load, self._groups = load, groups
+        self._loaded: tuple[Matrix, Matrix | None] | None = None
+        self._tails: dict[tuple[int, ...], Matrix] = {}
+
+    def error(self, fabric: Fabric) -> float:
+        """The relative squared error, about.
+
+        Args:
+            fabric: Monarch or low rank, over one group, kernel in place.
+        """
+        first, second = (step for step in fabric.branches[0] if isinstance(step, Stage))
+        blocks_in, blocks_out = first.a, second.d
+        links = second.c // blocks_in
+        key = (blocks_in, blocks_out, first.c, second.b, bool(first.kernel))
+        if key not in self._tails:
+            self._tails[key] = self._tail(*key)
+        tails = self._tails[key]
+        return float(tails[min(links, len(tails) - 1)])
+
+    def forget(self) -> None:
+        """Let the weight and its covariance go; what was asked before stays known."""
+        self._loaded = None
+
+    def _data(self) -> tuple[Matrix, Matrix | None]:
+        """The weights (groups, out, in, taps) and the covariance, read again where forgotten."""
+        if self._loaded is None:
+            weight, covariance = self._load()
+            flat = weight.reshape(*weight.shape[:2], -1)
+            self._loaded = flat.reshape(self._groups, -1, *flat.shape[1:]), covariance
+        return self._loaded
+
+    def _tail(
+        self, blocks_in: int, blocks_out: int, inputs: int, outputs: int, taps_first: bool
+    ) -> Matrix:
+        """Share of the energy that is left without the first 0, 1, 2, ... links."""
+        total: Matrix = np.zeros(1)
+        weights, covariance = self._data()
+        for group, weight in enumerate(weights):
+            wide = _padded(weight, blocks_out * outputs, blocks_in * inputs)
+            taps = wide.shape[2]
+            cells = wide.reshape(outputs, blocks_out, blocks_in, inputs, taps)
+            order = (2, 1, 0, 3, 4) if taps_first else (2, 1, 0, 4, 3)
+            rows = outputs if taps_first else outputs * taps
+            cells = cells.transpose(order).reshape(blocks_in, blocks_out, rows, -1)
+            if covariance is not None:
+                own = _of_group(covariance, group, self._groups)
+                cells = cells @ _roots(own, blocks_in, inputs, taps, taps_first)[:, None]
+            total = _sum(total, _energies(cells))
+        left = np.append(np.cumsum(total[::-1])[::-1], 0.0)
+        return left / left[0] if left[0] > 0 else np.zeros(1)
+
+
+def _of_group(covariance: Matrix, group: int, groups: int) -> Matrix:
+    if covariance.ndim == 3:
+        own: Matrix = covariance[group]
+        return own
+    width = len(covariance) // groups
+    edge = slice(group * width, (group + 1) * width)
+    return covariance[edge, edge]
+
+
+def _roots(covariance: Matrix, blocks: int, inputs: int, taps: int, taps_first: bool) -> Matrix:
+    """For each block of inputs a root of its part of the covariance."""
+    if not taps_first and taps > 1:  # each tap reads the same channels: their mean
+        channels = len(covariance) // taps
+        split = covariance.reshape(channels, taps, channels, taps)
+        covariance, taps = np.einsum("itjt->ij", split) / taps, 1
+    size = inputs * taps
+    wrapped = np.arange(blocks * size) % len(covariance)
+    found = np.empty((blocks, size, size))
+    for block in range(blocks):
+        own = wrapped[block * size : (block + 1) * size]
+        part = covariance[np.ix_(own, own)]
+        values, vectors = np.linalg.eigh(part)
+        found[block] = vectors * np.sqrt(np.maximum(values, 0))
+    return found
+
+
+def _padded(weight: Matrix, outputs: int, inputs: int) -> Matrix:
+    missing = (outputs - weight.shape[0], inputs - weight.shape[1])
+    return np.pad(weight, ((0, missing[0]), (0, missing[1]), (0, 0))) if any(missing) else weight
+
+
+def _energies(cells: Matrix) -> Matrix:
+    """Squared singular values, the largest first, summed over the cells."""
+    rows, columns = cells.shape[-2:]
+    turned = cells.swapaxes(-1, -2)
+    gram = cells @ turned if rows <= columns else turned @ cells
+    values = np.maximum(np.linalg.eigvalsh(gram), 0)[..., ::-1]
+    total: Matrix = values.reshape(-1, values.shape[-1]).sum(0)
+    return total
+
+
+def _sum(one: Matrix, other: Matrix) -> Matrix:
+    wide = np.zeros(max(len(one), len(other)))
+    wide[: len(one)] += one
+    wide[: len(other)] += other
+    return wide

@@ -1,0 +1,111 @@
+"""The help of transformers in exporting its models: used where needed, gone without a trace."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sparsify as sp
+from sparsify.export import onnx_capture
+from sparsify.export.onnx_transformers import borrowed
+from tests.support.zoo import ZOO, make
+
+exporters = pytest.importorskip("transformers.exporters")
+
+
+def patched() -> dict[tuple[str, str], Any]:
+    """Every attribute that transformers patches, as its owner holds it; inherited ones are None."""
+    from transformers.exporters import exporter_onnx, utils
+
+    assert exporter_onnx._ONNX_TRANSLATION_TABLE
+    held = {}
+    for backend in ("dynamo", "onnx"):
+        for place, name, _ in utils._PATCHES[backend]:
+            owner = utils.import_dotted_path(place, missing_ok=True)
+            if owner is not None:
+                held[place, name] = vars(owner).get(name)
+    return held
+
+
+def test_the_patches_leave_no_trace() -> None:
+    model, _ = make("Mixtral", ZOO)
+    before, inside = patched(), {}
+    assert before["torch.Tensor", "view"] is None  # inherited
+
+    def fail() -> None:
+        with borrowed(model) as help:
+            assert help is not None
+            inside.update(patched())
+            raise RuntimeError("on the way")
+
+    with pytest.raises(RuntimeError, match="on the way"):
+        fail()
+    assert sum(inside[key] is not before[key] for key in before) > 20
+    after = patched()
+    assert all(after[key] is before[key] for key in before)
+
+
+def test_nothing_is_borrowed_for_other_models() -> None:
+    before = patched()
+    with borrowed(nn.Linear(2, 2)) as help:
+        assert help is None
+        assert patched() == before
+
+
+def test_older_versions_have_no_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = make("Mixtral", ZOO)
+    monkeypatch.setitem(sys.modules, "transformers.exporters", None)
+    with borrowed(model) as help:
+        assert help is None
+
+
+def test_torch_alone_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def never(model: nn.Module) -> Any:
+        raise AssertionError("not needed here")
+
+    monkeypatch.setattr(onnx_capture, "borrowed", never)
+    report = sp.export_onnx(nn.Linear(4, 2), tmp_path / "m.onnx", (torch.randn(2, 4),))
+    assert report is not None
+
+
+def test_both_reasons_are_told(tmp_path: Path) -> None:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    class Undecided(PreTrainedModel):
+        config_class = PreTrainedConfig
+
+        def __init__(self) -> None:
+            super().__init__(PreTrainedConfig())
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) if x.sum() > 0 else x
+
+    with pytest.raises(sp.ModelError) as caught:
+        sp.export_onnx(Undecided(), tmp_path / "m.onnx", (torch.randn(2, 4),))
+    first, _, second = str(caught.value).partition("With transformers' patches:")
+    assert "decides on values" in first
+    assert "decides on values" in second
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_stacked_experts_stay_as_they_are(tmp_path: Path) -> None:
+    model, inputs = make("Mixtral", ZOO)
+    sparse = sp.sparsify(model, inputs, budget=0.5, include=["*_proj"], exclude=["*.experts.*"])
+    before = patched()
+    axes = {"input_ids": {0: "batch", 1: "sequence"}}
+    report = sp.export_onnx(sparse, tmp_path / "m.onnx", inputs, dynamic=axes)
+    assert report is not None
+    after = patched()
+    assert all(after[key] is before[key] for key in before)
+    ids = torch.randint(5, 200, (5, 23), generator=torch.Generator().manual_seed(1))
+    runtime = sp.onnx.session(tmp_path / "m.onnx", native=False)
+    found = torch.from_numpy(runtime.run(None, {"input_ids": ids.numpy()})[0])
+    with torch.no_grad():
+        assert (found - sparse.eval()(ids).logits).abs().max() < 1e-4
