@@ -104,17 +104,17 @@ def weight_uses(node: fx.Node) -> tuple[WeightUse, ...]:
     return uses
 
 
-def unseen_share(graph: fx.Graph) -> tuple[float, tuple[str, ...]]:
+def unseen_share(program: Program) -> tuple[float, tuple[str, ...]]:
     """Share of the weight FLOPs in operations that we cannot name, and these, once each.
 
     Args:
-        graph: annotated.
+        program: annotated, with its sites.
     """
-    unseen = [node.meta["unseen"] for node in graph.nodes if "unseen" in node.meta]
+    unseen = [node.meta["unseen"] for node in program.graph.nodes if "unseen" in node.meta]
     if not unseen:
         return 0.0, ()
     lost = sum(operation.flops for operation in unseen)
-    seen = sum(use.flops for node in graph.nodes for use in weight_uses(node))
+    seen = sum(site.dense_flops for site in program.sites)
     names = dict.fromkeys(f"{each.operation}({each.parameter})" for each in unseen)
     return lost / max(1, lost + seen), tuple(names)
 

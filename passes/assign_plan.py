@@ -80,7 +80,7 @@ class AssignPlan(Pass):
             for demand, answer in zip(demands, answers, strict=True):
                 rule = self._rule(demand.site, modules.get(demand.site.name))
                 decided[demand.site.name] = _answered(demand.site, answer, rule)
-        unseen = unseen_share(program.graph) if program.annotated else (None, ())
+        unseen = unseen_share(program) if program.annotated else (None, ())
         plan = Plan(tuple(map(self._judged, decided.values())), self.budget, *unseen)
         _check_fits(plan)
         return PassResult(replace(program, sites=plan.sites, plan=plan), True, plan.summary())

@@ -94,7 +94,8 @@ class Initialise(Pass):
             missing = (matrix_of(old) - matrix_of_fabric(layer, old)).double().cpu()
             rows = missing.reshape(len(mean), layer.bias.numel() // len(mean), -1)
             shift = torch.bmm(rows, torch.from_numpy(mean).unsqueeze(2)).reshape(-1)
-            layer.bias.copy_(old.bias.double() + shift.to(layer.bias.device))
+            bias: torch.Tensor = old.bias  # type: ignore[assignment]
+            layer.bias.copy_(bias.double() + shift.to(layer.bias.device))
 
     def ensures(self, before: Program, after: Program) -> None:
         """Nothing was left as allocated memory happened to be."""

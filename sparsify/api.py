@@ -354,4 +354,9 @@ def _refuse(choices: _Choices) -> None:
 
 def _kept_reasons(plan: Plan | None) -> str:
     reasons = dict.fromkeys(site.reason for site in plan.sites) if plan else {}
-    return f"All dense layers are kept: {'; '.join(reasons)}." if reasons else ""
+    if not reasons:
+        return ""
+    return (
+        f"All dense layers are kept: {'; '.join(reasons)}. The full path of a layer in include= "
+        "overrides what is kept for its size or as a head."
+    )

@@ -402,7 +402,7 @@ CLI: dict[str, tuple[Callable[[Place], list[str]], int, str]] = {
     "no source at all": (convert("mlp"), 2, "package.module:factory"),
     "source is missing": (convert("models/bert"), 6, "does not exist"),
     "source is a checkpoint": (convert("m.pt"), 4, "cannot be read yet"),
-    "source is a .pt2": (convert("m.pt2"), 4, "Supported now"),
+    "source is a missing .pt2": (convert("m.pt2"), 6, "Cannot read m.pt2"),
     "source is weights": (convert("m.safetensors"), 4, "holds weights, not code"),
     "folder without config": (lambda p: convert(str(p.folder))(p), 4, "has no config.json"),
     "config is damaged": (

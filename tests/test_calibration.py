@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from sparsify.frontend.capture import capture
 from sparsify.frontend.moments import Moment, Shelf
 from sparsify.frontend.patches import vectors
 from sparsify.passes import AnnotateWeights, CheckAliases, FindSites, run_passes
-from sparsify.select.fitting import Fit
+from sparsify.projection import variants
+from sparsify.select.fitting import Fit, turns
 from sparsify.topology import LowRank, Monarch
 from tests.support.purity import untouched
 
@@ -47,7 +49,9 @@ def _net(*widths: int) -> nn.Sequential:
 
 
 def _relative(change: Tensor, whole: Tensor) -> float:
-    return float(change.double().square().sum() / whole.double().square().sum())
+    parts = (part.detach().double().square().sum() for part in (change, whole))
+    left, all_of_it = parts
+    return float(left / all_of_it)
 
 
 # --- what layers read -----------------------------------------------------------------------------
@@ -69,7 +73,7 @@ def test_covariance_is_that_of_an_explicit_computation() -> None:
     ("conv", "shape"),
     [
         (nn.Conv1d(4, 6, 3, stride=2, padding=1), (2, 4, 9)),
-        (nn.Conv2d(4, 6, (2, 3), dilation=(1, 2), padding="same"), (2, 4, 6, 7)),
+        (nn.Conv2d(4, 6, (1, 3), dilation=(1, 2), padding="same"), (2, 4, 6, 7)),
         (nn.Conv2d(4, 6, 3, groups=2, padding=1, padding_mode="circular"), (2, 4, 5, 5)),
         (nn.Conv3d(2, 3, 2), (1, 2, 3, 3, 3)),
         (nn.Conv2d(3, 5, 1), (3, 4, 4)),
@@ -94,6 +98,16 @@ def test_large_images_are_looked_at_here_and_there() -> None:
     assert rows.shape == (1, 4096, 1)
     assert rows.min() == 0
     assert rows.max() == 128 * 128 - 1
+
+
+def test_a_small_variance_survives_beside_a_large_mean() -> None:
+    rows = 1000 + 0.1 * torch.randn(1, 500, 4, generator=_random())
+    moment = Moment(Shelf())
+    for part in rows.split(100, dim=1):
+        moment.add(part)
+    wanted = torch.from_numpy(np.cov(rows[0].double().numpy().T, bias=True))
+    torch.testing.assert_close(moment.mean(centred=True)[0], wanted, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(moment.means()[1][0], rows[0].double().mean(0))
 
 
 def test_query_key_and_value_share_a_sum() -> None:
@@ -121,7 +135,8 @@ def test_sums_beyond_the_limit_lie_in_files() -> None:
         moment.add(rows)
         moment.add(rows)
     assert torch.equal(inside.mean(), outside.mean())
-    folder = Path(shelf._folder.name)  # type: ignore[union-attr]
+    folder = shelf._folder
+    assert folder is not None
     assert list(folder.iterdir())
     del outside, moment, shelf
     assert not folder.exists()
@@ -148,6 +163,21 @@ def test_fit_is_the_sum_of_discarded_singular_values() -> None:
     kept = np.linalg.svd(blocks, compute_uv=False)[..., :3] ** 2
     monarch = Monarch(blocks_in=2, blocks_out=4, links=3).build(32, 24)
     assert fit.error(monarch) == pytest.approx(1 - kept.sum() / values.sum())
+
+
+@pytest.mark.parametrize("has_covariance", [False, True])
+def test_fit_knows_the_variants(has_covariance: bool) -> None:
+    """A weight that a variant can have is told from the others, for inputs of any covariance."""
+    rng = np.random.default_rng(0)
+    fabric = Monarch(blocks_in=2, blocks_out=4, links=2).build(24, 32)
+    covariance = np.cov(rng.standard_normal((24, 99)) * np.arange(1, 25)[:, None])
+    for number, variant in enumerate(variants(fabric)):
+        layer = sp.nn.FabricLinear(variant, bias=False, dtype=torch.float64)
+        data = (layer.weight.detach().numpy(), covariance if has_covariance else None)
+        fit = Fit(partial(tuple, data))
+        errors = [fit.error(fabric, turned) for turned in turns(fabric)]
+        assert errors[number] < 1e-12
+        assert min(errors[:number] + errors[number + 1 :]) > 0.01
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -196,12 +226,11 @@ def test_weights_of_every_kind_come_back(layer: Any) -> None:
     """A weight that a fabric can have is found again, in the layer's own order of axes."""
     model = nn.Sequential(layer)
     x = torch.randn(2, layer.in_channels, *[6] * len(layer.kernel_size))
-    sites = {"include": ["0"], "budget": 0.4, "init": "project"}
-    first = sp.sparsify(model, (x,), **sites)  # type: ignore[arg-type]
+    plan = sp.plan(model, (x,), include=["0"], budget=0.4, init="project")
+    first = sp.sparsify(model, (x,), plan=plan, init="project")
     with torch.no_grad():
         layer.weight.copy_(first[0].weight)
-    again = sp.plan(model, (x,), **sites, calibration=[x])  # type: ignore[arg-type]
-    sparse = sp.sparsify(model, (x,), plan=again, init="project")
+    sparse = sp.sparsify(model, (x,), plan=plan, init="project", calibration=[x])
     assert _relative(sparse[0].weight - layer.weight, layer.weight) < 1e-8
     torch.testing.assert_close(sparse(x), model(x), rtol=1e-3, atol=1e-4)
 
@@ -267,7 +296,7 @@ def test_a_rule_with_options_gets_its_error_too() -> None:
     rule = sp.Rule("0", topology="low_rank", options={"rank": 8})
     model = _net(64, 64, 64)
     plan = sp.plan(model, include=["0"], rules=[rule], init="project")
-    values = torch.linalg.svdvals(model[0].weight.double()).square()
+    values = torch.linalg.svdvals(model[0].weight.detach().double()).square()
     assert plan.sites[0].error == pytest.approx(float(values[8:].sum() / values.sum()))
 
 
@@ -399,7 +428,9 @@ def _bad_calls() -> Iterator[Any]:
 def test_bad_calibration(calibration: Any, error: type[Exception], words: str) -> None:
     model = _net(64, 64, 64)
     with untouched(model), pytest.raises(error, match=words):
-        sp.sparsify(model, budget=0.3, init="project", calibration=calibration)
+        sp.sparsify(
+            model, (torch.zeros(2, 64),), budget=0.3, init="project", calibration=calibration
+        )
 
 
 def test_calibration_goes_with_projection() -> None:

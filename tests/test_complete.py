@@ -41,7 +41,7 @@ def test_all_weight_flops_of_a_model_are_seen(name: str) -> None:
     program = run_passes(program, (AnnotateWeights(), FindSites(), CheckAliases()))
     seen = sum(use.flops for node in program.graph.nodes for use in weight_uses(node))
     sites = sum(site.dense_flops for site in program.sites)
-    assert unseen_share(program.graph) == (0.0, ())
+    assert unseen_share(program) == (0.0, ())
     assert sites == pytest.approx(seen, rel=2e-3)  # rows are whole numbers, means of the calls
     if name in NO_EXPERIMENT:
         return
@@ -75,7 +75,7 @@ def _sites(model: nn.Module, *shapes: tuple[int, ...]) -> list[tuple[str, int, i
     """Name, weights and FLOPs of each site that is used."""
     inputs = tuple(torch.randn(shape) for shape in shapes)
     program = _annotated(model, inputs)
-    assert unseen_share(program.graph) == (0.0, ())
+    assert unseen_share(program) == (0.0, ())
     return [(s.name, s.dense_parameters, s.dense_flops) for s in program.sites if s.calls]
 
 
@@ -227,6 +227,17 @@ def test_what_torch_counts_is_known_or_suspected(packet: Any) -> None:
 # --- what a weight is made of -------------------------------------------------------------------
 
 
+@torch.library.custom_op("sparsify_tests::noise", mutates_args=())
+def noise(rows: int, columns: int) -> Tensor:
+    """Numbers that are others in every call."""
+    return torch.randn(rows, columns)
+
+
+@noise.register_fake
+def _(rows: int, columns: int) -> Tensor:
+    return torch.empty(rows, columns)
+
+
 class Constants(nn.Module):
     """Weights made of parameters and of tensors that are no parameters."""
 
@@ -254,11 +265,14 @@ class Constants(nn.Module):
             padded = self.held.clone()
             padded[:3] = x
             return functional.linear(padded, self.w)
-        if self.how == "noise":
-            return x + functional.linear(torch.randn(3, 6), self.w)
-        if self.how == "blank":
-            return x + functional.linear(torch.empty(3, 6).copy_(x), self.w)
-        raise AssertionError(self.how)
+        if self.how == "product with a plain attribute":
+            return functional.linear(x, self.w @ self.plain)
+        source = {
+            "noise": lambda: torch.randn(3, 6),
+            "noise of a library": lambda: torch.ops.sparsify_tests.noise(3, 6),
+            "memory that others fill": lambda: torch.empty(3, 6),
+        }[self.how]
+        return x + functional.linear(torch.tanh(functional.linear(source(), self.w)), self.w)
 
 
 @pytest.mark.parametrize(
@@ -270,11 +284,14 @@ class Constants(nn.Module):
         ("generated", 3),
         ("written", 3),
         ("input in a constant", 6),
-        ("noise", 3),
-        ("blank", 3),
+        ("product with a plain attribute", 3),
+        ("noise", 6),
+        ("noise of a library", 6),
+        ("memory that others fill", 6),
     ],
 )
 def test_constants_in_weights_and_inputs_in_constants(how: str, rows: int) -> None:
+    """Twice three rows, where a generator of two layers makes its own inputs."""
     assert _sites(Constants(how), (3, 6)) == [("w", 36, 2 * rows * 36)]
 
 
@@ -286,11 +303,13 @@ class Wrapped:
 
 
 def test_an_input_in_disguise_is_no_constant() -> None:
-    model = Call(
-        lambda batch, w, v: functional.linear(functional.linear(batch.x, w), v), (6, 6), (6, 6)
-    )
-    program = _annotated(model, (Wrapped(torch.randn(3, 6)),))
-    assert [site.dense_flops for site in program.sites] == [2 * 3 * 36] * 2
+    """Attention has two products with weights, and one between activations."""
+
+    def attend(batch: Wrapped, w: Tensor, v: Tensor) -> Tensor:
+        return functional.linear(batch.x, w) @ functional.linear(batch.x, v).T
+
+    program = _annotated(Call(attend, (6, 6), (6, 6)), (Wrapped(torch.randn(3, 6)),))
+    assert [(s.name, s.dense_flops) for s in program.sites] == [("w.0", 216), ("w.1", 216)]
 
 
 def _wrapped(wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
@@ -396,6 +415,28 @@ def test_unseen_work_travels_as_json() -> None:
     assert "unseen" not in read.summary()
 
 
+def test_unseen_work_in_an_onnx_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx = pytest.importorskip("onnx")
+    h, value = onnx.helper, onnx.TensorProto.FLOAT
+    weight = torch.randn(64, 64).numpy()
+    graph = h.make_graph(
+        [
+            h.make_node("MatMul", ["x", "w"], ["y"]),
+            h.make_node("Secret", ["y", "v"], ["z"], domain="some.body"),
+        ],
+        "net",
+        [h.make_tensor_value_info("x", value, [4, 64])],
+        [h.make_tensor_value_info("z", value, [4, 64])],
+        [onnx.numpy_helper.from_array(weight, name) for name in "wv"],
+    )
+    domains = [h.make_opsetid("", 18), h.make_opsetid("some.body", 1)]
+    path = tmp_path / "net.onnx"
+    onnx.save(h.make_model(graph, opset_imports=domains, ir_version=9), path)
+    assert main(["plan", str(path), "--budget", "0.5", "--include", "w"]) == 0
+    assert "about 50.0% unseen (some.body.Secret(v))" in capsys.readouterr().out
+    assert main(["plan", str(path), "--budget", "0.5", "--include", "w", "--strict"]) == 3
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_a_share_is_a_share(share: float) -> None:
     with pytest.raises(sp.ConfigError, match="share between 0 and 1"):
@@ -405,7 +446,7 @@ def test_a_share_is_a_share(share: float) -> None:
 def test_a_vector_is_no_matrix() -> None:
     """Norms of other libraries read vectors, and so does nothing that is worth a fabric."""
     model = Call(lambda x, w: torch.ops.sparsify_tests.secret_product(x, w), (64,))
-    assert unseen_share(_annotated(model, X).graph) == (0.0, ())
+    assert unseen_share(_annotated(model, X)) == (0.0, ())
 
 
 def test_a_plan_without_a_run_says_nothing() -> None:

@@ -28,7 +28,7 @@ def _shares(text: str) -> list[float]:
 def test_all_lessons_are_here() -> None:
     lessons = [path.name[:2] for path in sorted(EXAMPLES.glob("[0-9]*.py"))]
     assert lessons == sorted(set(lessons))
-    assert {"01", "02", "03", "04", "05", "06"} <= set(lessons)
+    assert {"01", "02", "03", "04", "05", "06", "07"} <= set(lessons)
 
 
 def test_quickstart(tmp_path: Path) -> None:
@@ -70,3 +70,12 @@ def test_depth_quick(tmp_path: Path) -> None:
     default, orthogonal = _shares(_output("06_depth.py", tmp_path, "--quick"))
     assert default < 20
     assert orthogonal > 90
+
+
+@pytest.mark.slow
+def test_pretrained_quick(tmp_path: Path) -> None:
+    """All motions; a model that has learned nothing yet has nothing to lose."""
+    text = _output("07_pretrained.py", tmp_path, "--quick")
+    assert text.count("with calibration") == 2
+    assert "mean error" in text
+    assert text.rstrip().endswith("(rate 0.003)")

@@ -37,6 +37,7 @@ PUBLIC = {
     "param_groups",
     "plan",
     "plot",
+    "project",
     "save",
     "score",
     "sparsify",

@@ -97,6 +97,9 @@ def test_linear_time_is_work_over_rate(rows: int) -> None:
         Site("c", "conv1d", 64, 64, (5,), rows=30),
         Site("c", "conv2d", 64, 64, (1, 1), rows=49, in_rows=196),
         Site("c", "conv3d", 64, 64, (3, 3, 3), groups=64, rows=64),
+        Site("u", "conv_transpose2d", 64, 64, (2, 2), rows=196, in_rows=49, calls=2),
+        Site("u", "conv_transpose1d", 64, 64, (3,), groups=2, rows=100, in_rows=50),
+        Site("u", "conv_transpose2d", 64, 64, (1, 1), rows=196, in_rows=49),
     ],
     ids=lambda site: f"{site.kind}-{site.groups}",
 )
@@ -137,6 +140,8 @@ def test_graph_stages_of_a_convolution_see_the_image_of_their_place() -> None:
     fabric = Fabric(16, 16, ((before, spatial, after),))
     work = 16 * 16 * (100 + 9 * 25 + 25)  # positions: input, then output
     assert model.convolution_fabric(fabric, 25, 100) == pytest.approx(3 + work / RATE)
+    back = 16 * 16 * (25 + 9 * 25 + 100)
+    assert model.convolution_fabric(fabric, 100, 25, True) == pytest.approx(3 + back / RATE)
 
 
 # --- order ----------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from onnx.reference import ReferenceEvaluator
 
@@ -81,19 +80,22 @@ def test_body_without_rows(fabric: Fabric, lead: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("kernel", [(), (3,), (1, 2), (3, 3), (2, 1, 3)])
 @pytest.mark.parametrize("fabric", [MONARCH, ODD, GRAPHS])
-def test_body_of_convolution(fabric: Fabric, kernel: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("transposed", [False, True])
+def test_body_of_convolution(fabric: Fabric, kernel: tuple[int, ...], transposed: bool) -> None:
     rank = len(kernel) or 2
     spatial = fabric.with_kernel(kernel) if kernel else fabric
     factors = random_factors(spatial, dtype=torch.float32)
-    window = Window((2, 1, 2)[:rank], (1, 0, 2)[:rank], (1, 2, 1)[:rank])
+    extra = (1, 0, 1)[:rank] if transposed else (0,) * rank
+    window = Window((2, 1, 2)[:rank], (1, 0, 2)[:rank], (1, 2, 1)[:rank], transposed, extra)
     dense = torch.from_numpy(dense_matrix(spatial, factors)).float()  # (*kernel, out, in)
     dense = dense.reshape(*(kernel or (1,) * rank), *dense.shape[-2:])
     dense = dense.permute(rank, rank + 1, *range(rank))
-    convolve = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+    if transposed:
+        dense = dense.transpose(0, 1)
     model = body_model(spatial, factors, rank + 2, window)
     images = [torch.randn(n, 16, *(7, 8, 6)[:rank]) for n in (1, 3, 0)]
     for x, y in zip(images, in_onnxruntime(model, *(x.numpy() for x in images)), strict=True):
-        expected = convolve(x, dense, None, *window)
+        expected = torch.convolution(x, dense, None, *window, 1)
         assert y.shape == expected.shape
         assert (
             np.abs(y - expected.numpy()).max(initial=0) <= 1e-5 * expected.abs().max().item()

@@ -151,6 +151,23 @@ def test_gemm_is_scaled_and_biased(folder: Path) -> None:
     np.testing.assert_allclose(dense, 0.25 * noise(64, 64).T, rtol=1e-6)
 
 
+def test_products_that_onnxruntime_has_fused(tmp_path: Path) -> None:
+    turned = helper.make_node(
+        "FusedMatMul", ["x", "w"], ["h"], "fused", domain="com.microsoft", alpha=0.5, transB=1
+    )
+    nodes = [turned, node("Add", "h", "b", "a"), node("MatMul", "a", "v", "y")]
+    weights = {"w": noise(96, 64), "b": noise(96, seed=1), "v": noise(96, 64, seed=2)}
+    opsets = [helper.make_opsetid("com.microsoft", 1)]
+    made = model(nodes, weights, [2, 3, 64], [2, 3, 64], opsets=opsets)
+    sparse, output = converted(save(made, tmp_path / "m.onnx"))
+    x = noise(2, 3, 64)
+    layer = sparse.get_submodule("fused").weight.detach().numpy()
+    expected = (x @ layer.T + weights["b"]) @ weights["v"]
+    np.testing.assert_allclose(run(output, x)[0], expected, rtol=1e-4, atol=1e-5)
+    dense = sp.onnx.read(tmp_path / "m.onnx").get_submodule("fused").weight
+    np.testing.assert_allclose(dense, 0.5 * weights["w"])
+
+
 def test_weights_behind_chains_are_found(folder: Path) -> None:
     read = sp.onnx.read(folder / "chains.onnx")
     values = {
@@ -272,6 +289,15 @@ def test_metadata_names_and_axes_stay(tmp_path: Path) -> None:
     assert run(output, noise(7, 32, 9, 10))[0].shape == (7, 64)
 
 
+def test_wrong_notes_of_the_source_are_not_ours_to_judge(tmp_path: Path) -> None:
+    made = FILES["shared"]()
+    made.graph.value_info.append(helper.make_tensor_value_info("b", TensorProto.FLOAT, [3, 65]))
+    with pytest.raises(onnx.shape_inference.InferenceError):
+        onnx.checker.check_model(made, full_check=True)
+    _, output = converted(save(made, tmp_path / "m.onnx"))
+    assert len(fabrics(output)) == 2
+
+
 def test_reading_and_converting_leave_everything_untouched(folder: Path) -> None:
     bytes_before = (folder / "keras.onnx").read_bytes()
     read = sp.onnx.read(folder / "keras.onnx")
@@ -336,6 +362,51 @@ def test_large_models_keep_weights_beside_the_file(
     np.testing.assert_array_equal(run(output, x)[0], run(small, x)[0])
     with pytest.raises(sp.FileError, match="is a file that the model is read from"):
         sp.save(sp.onnx.read(output), tmp_path / "m.sparse.onnx")
+
+
+def test_saved_files_load_without_a_skeleton(folder: Path) -> None:
+    sparse, output = converted(folder / "half.onnx", include=["fc1"])
+    x = torch.randn(3, 64).half()
+    loaded = sp.load(output)
+    torch.testing.assert_close(loaded(x)["y"], sparse(x)["y"], rtol=1e-2, atol=1e-2)
+    assert [site.name for site in sp.plan(loaded).sites] == ["fc2"]
+
+
+def test_defaults_of_inputs_are_no_constants(tmp_path: Path) -> None:
+    nodes = [node("MatMul", "x", "w", "a"), node("MatMul", "a", "v", "y")]
+    made = model(nodes, {"w": noise(64, 64), "v": noise(64, 64)}, [3, 64], [3, 64])
+    made.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [64, 64]))
+    read = sp.onnx.read(save(made, tmp_path / "m.onnx"))
+    assert decisions(sp.plan(read))["w"] == "its weight is an input of the model, with a default"
+    assert list(read.dummy_inputs) == ["x"]
+
+
+# --- trained weights ------------------------------------------------------------------------------
+
+
+def test_projection_with_and_without_calibration(folder: Path) -> None:
+    read = sp.onnx.read(folder / "keras.onnx")
+    batches = [torch.randn(8, 32, 9, 10) + 1 for _ in range(3)]
+    x = torch.randn(64, 32, 9, 10) + 1
+    truth, errors = read(x)["y"], []
+    for calibration in (None, batches):
+        sparse = sp.sparsify(read, budget=BUDGET, init="project", calibration=calibration)
+        errors.append(float((sparse(x)["y"] - truth).square().mean()))
+    drawn = sp.sparsify(read, budget=BUDGET)
+    assert errors[1] < errors[0] < float((drawn(x)["y"] - truth).square().mean())
+    plan = sp.plan(read, budget=1.0, topology="low_rank", init="project", include=["net.dense"])
+    assert next(site.error for site in plan.replaced) < 0.2
+
+
+def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    weight = noise(64, 64)
+    weight[3, 4] = np.nan
+    nodes = [node("MatMul", "x", "w", "a"), node("MatMul", "a", "v", "y")]
+    path = save(model(nodes, {"w": weight, "v": weight}, [3, 64], [3, 64]), tmp_path / "m.onnx")
+    with pytest.raises(sp.ModelError, match="NaN"):
+        sp.sparsify(sp.onnx.read(path), init="project")
+    assert main(["convert", str(path), "-o", str(tmp_path / "o.onnx"), "--init", "project"]) == 4
+    assert not (tmp_path / "o.onnx").exists()
 
 
 # --- running the module ---------------------------------------------------------------------------
@@ -453,151 +524,6 @@ def test_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["fabrics"] == len(fabrics(Path(output)))
     assert main(["convert", source, "-o", output]) == 6
     assert main(["convert", source, "-o", output, "--force", "--seed", "1"]) == 0
-
-
-# --- bad input ------------------------------------------------------------------------------------
-
-
-def damaged(folder: Path, kind: str) -> Path:
-    """A file that cannot serve."""
-    whole = (folder / "keras.onnx").read_bytes()
-    path = folder / f"{kind}.onnx"
-    if kind == "cut":
-        path.write_bytes(whole[: len(whole) // 2])
-    elif kind == "text":
-        path.write_text("this is no model\n" * 40)
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "invalid":
-        made = FILES["shared"]()
-        made.graph.node[0].op_type = "MatMull"
-        path.write_bytes(made.SerializeToString())
-    elif kind == "future":
-        made = FILES["shared"]()
-        made.opset_import[0].version = 99
-        path.write_bytes(made.SerializeToString())
-    return path
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("cut", "damaged"),
-        ("text", "damaged"),
-        ("empty", "damaged"),
-        ("invalid", "not valid ONNX"),
-        ("future", "not valid ONNX|opset"),
-    ],
-)
-def test_files_that_are_no_models(
-    kind: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = damaged(folder, kind)
-    with pytest.raises(sp.ModelError, match=message):
-        sp.onnx.read(path)
-    assert main(["plan", str(path)]) == 4
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def _hostile(external: Path, key: str, value: str) -> None:
-    made = onnx.load(external, load_external_data=False)
-    for tensor in made.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == key:
-                entry.value = value
-    external.write_bytes(made.SerializeToString())
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "error", "message"),
-    [
-        ("location", "../w.bin", sp.ModelError, "must lie in the folder"),
-        ("location", "/etc/passwd", sp.ModelError, "must lie in the folder"),
-        ("location", "gone.bin", sp.FileError, "does not exist"),
-        ("offset", "99999999", sp.ModelError, "damaged"),
-        ("offset", "-4", sp.ModelError, "no number of bytes"),
-        ("length", "12", sp.ModelError, "damaged"),
-    ],
-)
-def test_weights_that_are_not_there(
-    external: Path, key: str, value: str, error: type[sp.SparsifyError], message: str
-) -> None:
-    _hostile(external, key, value)
-    with pytest.raises(error, match=message):
-        sp.onnx.read(external)
-
-
-def test_links_are_not_followed(external: Path) -> None:
-    data = external.with_name("w.bin")
-    data.rename(data.with_name("other.bin"))
-    data.symlink_to("other.bin")
-    with pytest.raises(sp.ModelError, match="no links"):
-        sp.onnx.read(external)
-
-
-def test_no_dense_node(tmp_path: Path) -> None:
-    path = save(model([node("Relu", "x", "y")], {}, [3, 4], [3, 4]), tmp_path / "m.onnx")
-    with pytest.raises(sp.NothingToDoError, match="no dense"):
-        sp.sparsify(sp.onnx.read(path))
-    assert main(["plan", str(path)]) == 3
-
-
-Case = tuple[Any, type[sp.SparsifyError], str]
-BAD: dict[str, Case] = {
-    "missing": (lambda m, p: sp.onnx.read(p / "no.onnx"), sp.FileError, "no file"),
-    "a folder": (lambda m, p: sp.onnx.read(p), sp.FileError, "is a folder"),
-    "its own path": (lambda m, p: sp.save(m, m.source.path), sp.FileError, "is read from"),
-    "safetensors": (lambda m, p: sp.save(m, p / "o.safetensors"), sp.ConfigError, "saved as one"),
-    "of a torch model": (
-        lambda m, p: sp.save(torch.nn.Linear(2, 2), p / "o.onnx"),
-        sp.ConfigError,
-        "sp.export_onnx",
-    ),
-    "export": (lambda m, p: sp.export_onnx(m, p / "o.onnx", (1,)), sp.ConfigError, "ONNX file"),
-    "skeleton": (lambda m, p: sp.load(m.source.path, model=m), sp.ConfigError, "whole model"),
-    "too many inputs": (lambda m, p: m(torch.ones(1), torch.ones(1)), sp.ConfigError, "takes 1"),
-    "name of an input": (lambda m, p: m(z=torch.ones(1)), sp.ConfigError, "takes the inputs x"),
-    "type of an input": (
-        lambda m, p: m(torch.ones(3, 64, dtype=torch.int64)),
-        sp.ConfigError,
-        r"float32 \[3, 64\] in the model; got int64",
-    ),
-    "shape of an input": (lambda m, p: m(torch.ones(3, 65)), sp.ConfigError, r"32 \[3, 65\]"),
-    "example inputs": (
-        lambda m, p: sp.plan(m, (torch.ones(2, 64),)), sp.ConfigError, r"got float32 \[2, 64\]"
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_calls(case: str, folder: Path, tmp_path: Path) -> None:
-    action, error, message = BAD[case]
-    with pytest.raises(error, match=message):
-        action(sp.onnx.read(folder / "shared.onnx"), tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["convert", "{}", "-o", "o.safetensors"], 2),
-        (["convert", "{}", "-o", "{}"], 6),
-        (["convert", "tests.support.factories:mlp", "-o", "o.onnx"], 2),
-        (["export", "{}", "-o", "o.onnx"], 2),
-        (["bench", "{}"], 2),
-        (["plan", "no.onnx"], 6),
-        (["plan", "{}", "--weights", "{}"], 2),
-    ],
-)
-def test_bad_commands(
-    arguments: list[str], code: int, folder: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    source = str(folder / "shared.onnx")
-    assert main([text.format(source) for text in arguments]) == code
-    assert "Traceback" not in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
 
 
 # --- models as people have them -------------------------------------------------------------------

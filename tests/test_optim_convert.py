@@ -13,6 +13,7 @@ from torch.optim import lr_scheduler
 
 import sparsify as sp
 from sparsify.optim import MOST
+from tests.support.zoo import ZOO, call, first_tensor, make
 
 
 def _net() -> nn.Sequential:
@@ -263,6 +264,46 @@ def test_slices_of_unfolded_owners_keep_their_part_of_the_state() -> None:
     new.step()
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("GPT-2", "T5", "Mixtral", "Mamba", "SAM", "ALBERT", "LSTM", "raw parameters"),
+        *("TransformerEncoder", "tied head", "weight used twice", "UNet"),
+    ],
+)
+def test_nothing_gets_lost_in_real_models(name: str) -> None:
+    model, inputs = make(name, ZOO)
+    old = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    first_tensor(call(model, inputs)).square().mean().backward()
+    old.step()
+    sparse = sp.sparsify(model, inputs, budget=0.7, include=["*"])
+    new = sp.convert_optimizer(old, model, sparse)
+    held = [id(p) for g in new.param_groups for p in g["params"]]
+    assert len(held) == len(set(held))
+    assert set(held) == {id(p) for p in sparse.parameters()}
+    dense = dict(model.named_parameters())
+    for path, parameter in sparse.named_parameters():
+        if path in dense and dense[path] in old.state:
+            moments = new.state[parameter]["exp_avg"]
+            assert torch.equal(moments, old.state[dense[path]]["exp_avg"])
+    first_tensor(call(sparse, inputs)).square().mean().backward()
+    new.step()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm], ids=["old", "new"]
+)
+def test_length_and_direction_become_factors(norm: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(norm(nn.Linear(64, 64)), nn.Linear(64, 9))
+    length, direction, *_ = (p for n, p in model[0].named_parameters() if n != "bias")
+    old = torch.optim.SGD([{"params": [length]}, {"params": [direction], "lr": 0.5}], lr=0.1)
+    sparse = sp.sparsify(model, (torch.randn(2, 64),), budget=0.5)
+    new = sp.convert_optimizer(old, model, sparse)
+    assert [(len(g["params"]), g["lr"]) for g in new.param_groups] == [(0, 0.1), (2, 0.5)]
+
+
 def test_what_was_frozen_stays_out() -> None:
     model = _net()
     model[0].requires_grad_(False)
@@ -277,7 +318,7 @@ def test_lbfgs_starts_anew() -> None:
     model = _net()
     old = torch.optim.LBFGS(model.parameters(), max_iter=2)
     _train(model, old, steps=2)
-    sparse = _pair(model)
+    sparse = sp.sparsify(model, budget=0.3, exclude=["0"])  # it keeps its state with the first
     new = sp.convert_optimizer(old, model, sparse)
     assert not new.state
     _train(sparse, new, steps=2)

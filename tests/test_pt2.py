@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 import subprocess
@@ -50,9 +51,9 @@ def file(folder: Path, tmp_path: Path) -> Path:
     return path
 
 
-def outputs(model: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+def outputs(model: Any, inputs: Any) -> list[Tensor]:
     with torch.no_grad():
-        return pytree.tree_leaves(model(*inputs))
+        return pytree.tree_leaves(call(model, inputs))
 
 
 def assert_equal(first: list[Tensor], second: list[Tensor]) -> None:
@@ -64,6 +65,7 @@ def assert_equal(first: list[Tensor], second: list[Tensor]) -> None:
 # --- from operations to layers --------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_raised_computes_the_same_bits(name: str, folder: Path) -> None:
     program = torch.export.load(folder / f"{name}.pt2")
@@ -84,7 +86,6 @@ def test_operations_become_layers_at_their_owners_paths(name: str, folder: Path)
     assert found == PROGRAMS[name].layers
     left = [n for n in module.graph.nodes if n.op == "call_function" and n.target in MATCHERS]
     assert len(left) == PROGRAMS[name].left
-    assert {id(p) for p in module.parameters()} == {id(p) for p in dict(module.named_parameters()).values()}
 
 
 def test_names_of_parameters_stay_where_layers_owned_them(folder: Path) -> None:
@@ -203,8 +204,8 @@ def test_round_trip(name: str, folder: Path, tmp_path: Path) -> None:
     sp.save(sparse, first)
     trained = sp.load(first)
     assert set(trained.state_dict()) == set(sparse.state_dict())
-    if name != "recurrent":  # an exported loop runs fused
-        assert fabrics(trained) == fabrics(sparse)
+    assert fabrics(trained) == fabrics(sparse)
+    if name != "recurrent":  # what loops in the model is one operator in a graph
         assert_equal(outputs(trained, program.inputs()), outputs(sparse, program.inputs()))
     train(trained, program.inputs())
     sp.save(trained, second)
@@ -215,22 +216,28 @@ def test_round_trip(name: str, folder: Path, tmp_path: Path) -> None:
         assert_equal(outputs(again, inputs), outputs(trained, inputs))
 
 
-def train(module: nn.Module, inputs: tuple[Tensor, ...], steps: int = 10) -> None:
-    module.train()
+def train(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    losses = take_steps(module, inputs)
+    assert min(losses[1:]) < losses[0]
+    changed = {n for n, p in module.named_parameters() if not torch.equal(p, before[n])}
+    assert any("factors" in name for name in changed)
+
+
+def take_steps(module: nn.Module, inputs: Any, count: int = 10) -> list[float]:
+    """Train towards outputs of 1; the losses."""
+    module.train()
     optimizer = torch.optim.Adam(sp.param_groups(module, lr=1e-3))
     losses = []
-    for _ in range(steps):
-        tensors = [t for t in pytree.tree_leaves(module(*inputs)) if t.requires_grad]
+    for _ in range(count):
+        tensors = [t for t in pytree.tree_leaves(call(module, inputs)) if t.requires_grad]
         loss = torch.stack([(t - 1).square().mean() for t in tensors]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     module.eval()
-    assert min(losses[1:]) < losses[0]
-    changed = {n for n, p in module.named_parameters() if not torch.equal(p, before[n])}
-    assert any("factors" in name for name in changed)
+    return losses
 
 
 def test_fabrics_of_all_kinds_are_layers_again(tmp_path: Path) -> None:
@@ -298,7 +305,9 @@ def test_calls_by_name_and_nested_outputs_stay() -> None:
     assert torch.equal(got["more"][0], z + 1)
     assert got["more"][1] is None
     module = raised(program)
-    assert torch.equal(module((x, x), z=z, scale=0.5)["y"], program.module()((x, x), z=z, scale=0.5)["y"])
+    assert torch.equal(
+        module((x, x), z=z, scale=0.5)["y"], program.module()((x, x), z=z, scale=0.5)["y"]
+    )
     with pytest.raises(sp.ConfigError, match="batch = 5"):
         module((x, x), z=noise(4, 2), scale=0.5)
 
@@ -315,7 +324,10 @@ def test_live_models_are_written_too(tmp_path: Path) -> None:
     model = sp.sparsify(PROGRAMS["attention"].make(), (noise(2, 7, 64),), budget=0.4).train()
     with untouched(model):
         report = export_pt2(
-            model, tmp_path / "m.pt2", (noise(1, 7, 64),), dynamic={"x": {0: "batch", 1: "sequence"}}
+            model,
+            tmp_path / "m.pt2",
+            (noise(1, 7, 64),),
+            dynamic={"x": {0: "batch", 1: "sequence"}},
         )
     assert report is not None
     assert report.passed
@@ -390,7 +402,19 @@ def test_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["verify", str(dense), str(sparse)]) == 5
     assert main(["export", str(sparse), "-o", str(onnx)]) == 0
     assert main(["verify", str(onnx), str(sparse)]) == 0
-    assert main(["export", "torch.nn:Identity", "-o", str(tmp_path / "i.pt2"), "--input", "f32[batch,4]"]) == 0
+    assert (
+        main(
+            [
+                "export",
+                "torch.nn:Identity",
+                "-o",
+                str(tmp_path / "i.pt2"),
+                "--input",
+                "f32[batch,4]",
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     assert main(["inspect", str(sparse)]) == 0
     shown = capsys.readouterr().out
@@ -485,17 +509,20 @@ def test_zoo(name: str, tmp_path: Path) -> None:
     model, inputs = make(name, ZOO)
     call(model.eval(), inputs)
     dense, sparse = tmp_path / "dense.pt2", tmp_path / "sparse.pt2"
-    dynamic: Any = {key: {0: "batch", **axes} for key, axes in ZOO[name].dynamic.items()}
+    axes = {} if name == "LSTM" else ZOO[name].dynamic  # torch fixes the length of an LSTM's input
+    dynamic: Any = {key: {0: "batch", **labels} for key, labels in axes.items()}
     export_pt2(model, dense, inputs, dynamic=dynamic or None)
     program, module = open_program(dense), sp.load(dense)
     example = module.interface.inputs()
     with torch.no_grad():
         expected = pytree.tree_leaves(program.module()(*example.args, **example.kwargs))
         assert_equal(pytree.tree_leaves(module(*example.args, **example.kwargs)), expected)
-    try:
+    with contextlib.suppress(sp.NothingToDoError):
         module = sp.sparsify(module, budget=0.4)
-    except sp.NothingToDoError:
-        pass
     sp.save(module, sparse)
-    again = sp.load(sparse)
-    assert again.interface.ranges == module.interface.ranges
+    trained = sp.load(sparse)
+    assert trained.interface.ranges == module.interface.ranges
+    take_steps(trained, trained.dummy_inputs)
+    sp.save(trained, sparse)
+    inputs = trained.dummy_inputs
+    assert_equal(outputs(sp.load(sparse), inputs), outputs(trained, inputs))

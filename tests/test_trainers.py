@@ -168,6 +168,22 @@ def test_functional_call(name: str, converted: Any) -> None:
     torch.testing.assert_close(found, first_tensor(call(model, inputs)))
 
 
+def test_an_ensemble_runs_as_one() -> None:
+    models = [
+        sp.sparsify(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 9)), budget=0.5, seed=seed)
+        for seed in (0, 1)
+    ]
+    parameters, buffers = torch.func.stack_module_state(models)
+    x = torch.randn(3, 64)
+
+    def run(p: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
+        y: Tensor = torch.func.functional_call(models[0], (p, b), (x,))
+        return y
+
+    found = torch.vmap(run)(parameters, buffers)
+    torch.testing.assert_close(found, torch.stack([model(x) for model in models]))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_moving_average(name: str, converted: Any) -> None:
     model, inputs = converted(name)
@@ -229,7 +245,12 @@ def test_transformers_checkpointing(name: str, converted: Any) -> None:
         torch.testing.assert_close(parameter.grad, grad)
 
 
-@pytest.mark.parametrize("name", ["everything", "Llama", "GPT-2", "ViT"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name", ["everything", "GPT-2", *(pytest.param(n, marks=SLOW) for n in ("Llama", "T5", "ViT"))]
+)
 def test_compiled_models_agree(name: str, converted: Any) -> None:
     model, inputs = converted(name)
     expected = first_tensor(call(model, inputs))

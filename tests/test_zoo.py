@@ -14,15 +14,37 @@ from torch.utils._pytree import tree_leaves
 
 import sparsify as sp
 from tests.support.paths import ROOT
+from tests.support.weight_flops import weight_flops
 from tests.support.zoo import ZOO, Inputs, call, make
 from tests.support.zoo.table import row
 
 README = (ROOT / "README.md").read_text("utf-8").splitlines()
+GENERATING = ["T5", "BART", "GPT-2", "GPT-NeoX", "Llama", "Mistral", "Qwen3", "Gemma2", "Mixtral"]
+GENERATING += ["Bloom", "Mamba", "Whisper"]
 EXPORTED = [name for name, entry in ZOO.items() if entry.exports]
 
 
 def test_there_are_41_models() -> None:
     assert len(ZOO) == 41
+
+
+def test_the_second_counter_counts() -> None:
+    linear = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    assert weight_flops(linear, (torch.zeros(2, 8),)) == {
+        "0.weight": 2 * 2 * 8 * 16,
+        "2.weight": 2 * 2 * 16 * 4,
+    }
+    conv = nn.Conv2d(4, 6, 3, stride=2, groups=2)
+    assert weight_flops(conv, (torch.zeros(1, 4, 9, 9),)) == {"weight": 2 * 16 * 6 * 2 * 9}
+    up = nn.ConvTranspose2d(4, 6, 3, stride=2)
+    assert weight_flops(up, (torch.zeros(1, 4, 5, 5),)) == {"weight": 2 * 25 * 4 * 6 * 9}
+    lstm = nn.LSTM(5, 7)
+    flops = 2 * 3 * 2 * 28  # a multiply-add, three steps, two rows, four gates of seven
+    assert weight_flops(lstm, (torch.zeros(3, 2, 5),)) == {
+        "weight_ih_l0": 5 * flops,
+        "weight_hh_l0": 7 * flops,
+    }
+    assert not weight_flops(nn.Embedding(4, 8), (torch.zeros(2, 3, dtype=torch.long),))
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -82,6 +104,19 @@ def test_export_at_an_unseen_batch_and_sequence(name: str, tmp_path: Path) -> No
             assert found.shape == truth.shape
             largest = max(1.0, float(truth.abs().max()))
             np.testing.assert_allclose(found, truth.numpy(), rtol=0, atol=1e-4 * largest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GENERATING)
+def test_generate_with_and_without_a_cache(name: str) -> None:
+    sparse, inputs = converted(name)
+    prompt = {name: inputs[name] for name in ("input_ids", "input_features") if name in inputs}
+    cached, plain = (
+        sparse.eval().generate(**prompt, max_new_tokens=5, do_sample=False, use_cache=use)
+        for use in (True, False)
+    )
+    assert len(cached) == 2
+    assert torch.equal(cached, plain)
 
 
 def converted(name: str) -> tuple[nn.Module, Inputs]:

@@ -222,8 +222,16 @@ def _convolutions(sizes: Iterable[tuple[int, int]], is_held_out: bool) -> Iterat
             Clos(ingress=4, middle=4).build(channels, channels),
             LowRank(rank=channels // 8).build(channels, channels),
         )
+        uneven = (
+            BlockDiagonal(blocks=11 if is_held_out else 7).build(channels, channels),
+            Monarch(blocks=7).build(channels, channels),
+        )
+        for fabric in uneven:
+            yield _convolution(channels, side, 1, 1, is_held_out, fabric=fabric)
+            yield _convolution(channels, side // 2, 3, 1, is_held_out, fabric=fabric)
         for fabric in fabrics:
             yield _convolution(channels, side, 1, 1, is_held_out, fabric=fabric)
+            yield _convolution(channels, side // 2, 1, 1, is_held_out, fabric=fabric, samples=8)
             for stride in (1, 2):
                 yield _convolution(
                     channels, side, 3, stride, is_held_out, fabric=fabric, samples=3 - stride

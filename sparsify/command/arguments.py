@@ -25,8 +25,7 @@ _EXAMPLES = {
         "sparsify plan llama-7b/ --rule '*.down_proj=monarch:blocks=64' --format json -o plan.json",
     ),
     "convert": (
-        "sparsify convert my.models:make_net -o net.safetensors --budget 0.25 --exclude 'head*'",
-        "sparsify convert bert/ -o bert-sparse/ --plan plan.json --seed 1",
+        "sparsify convert bert/ -o bert-sparse/ --budget 0.25 --exclude 'head*'",
         "sparsify convert model.onnx -o sparse.onnx --init project",
     ),
     "export": (

@@ -68,31 +68,48 @@ def _check_pair(source: str, output: str) -> None:
 def convert(args: argparse.Namespace, source: Source, plan: Plan, output: Path) -> None:
     """Convert a model and write it; one from a folder layer by layer, so that it need not fit.
 
+    With calibration the converted model has to run, and is held in memory.
+
     Args:
         args: of the verb.
         source: the dense model.
         plan: what becomes of it.
         output: where it goes.
     """
+    from .. import io
     from ..api import sparsify
+    from ..frontend.folder_files import save_folder
+    from ..frontend.stream import stream
+    from ..io.saved import WEIGHTS
+    from ..passes import Initialise
     from ..store import FOLDER, kind_to_save, save
 
-    if source.folder is not None and kind_to_save(output) in (FOLDER, ".safetensors"):
-        _stream(args, source, plan, output)
-        return
-    sparse = sparsify(
-        source.model,
-        source.example_inputs,
-        plan=plan,
-        init=args.init,
-        calibration=calibration(args, source),
-        seed=args.seed,
-    )
-    if output.suffix.lower() == ".pt2":
+    known = calibration(args, source)
+    inputs, values = source.example_inputs, None
+    if _streams(source, output) and not (known and known.batches):
+        initialise = Initialise(args.init, args.seed, known.trained if known else None)
+        sparse, values = stream(source.model, inputs, plan, initialise)
+    else:
+        options = {"plan": plan, "init": args.init, "calibration": known, "seed": args.seed}
+        sparse = sparsify(source.model, inputs, **options)
+    kind = kind_to_save(output)
+    if kind == FOLDER:
+        save_folder(sparse, output, source=source.folder, values=values)
+        _verify(output / WEIGHTS)
+    elif kind == ".pt2":
         _export(args, source, sparse, output)
-        return
-    save(sparse, output)
-    _verify(output)
+    elif kind == ".safetensors":
+        io.save(sparse, output, values=values)
+        _verify(output)
+    else:
+        save(sparse, output)
+
+
+def _streams(source: Source, output: Path) -> bool:
+    """Whether the model lies in files, and goes into one of ours."""
+    from ..store import FOLDER, kind_to_save
+
+    return source.folder is not None and kind_to_save(output) in (FOLDER, ".safetensors")
 
 
 def _export(args: argparse.Namespace, source: Source, sparse: nn.Module, output: Path) -> None:
@@ -103,40 +120,8 @@ def _export(args: argparse.Namespace, source: Source, sparse: nn.Module, output:
     export_pt2(sparse, output, inputs_of(args, source), dynamic=dynamic)
 
 
-def _stream(args: argparse.Namespace, source: Source, plan: Plan, output: Path) -> None:
-    from ..frontend.capture import capture
-    from ..frontend.folder_files import save_folder
-    from ..frontend.stream import stream
-    from ..io import save
-    from ..io.saved import WEIGHTS
-    from ..passes import (
-        AnnotateWeights,
-        CheckAliases,
-        FindSites,
-        FollowPlan,
-        Initialise,
-        run_passes,
-    )
-    from ..store import FOLDER, kind_to_save
-
-    known = calibration(args, source)
-    if known is not None and known.trained is None:  # the plan came from a file
-        analyse = (AnnotateWeights(), FindSites(), CheckAliases(), FollowPlan(plan))
-        program = run_passes(capture(source.model, source.example_inputs), analyse)
-        known.look(program, [site.name for site in plan.replaced])
-    initialise = Initialise(args.init, args.seed, known and known.trained)
-    sparse, values = stream(source.model, source.example_inputs, plan, initialise)
-    if kind_to_save(output) == FOLDER:
-        save_folder(sparse, output, source=source.folder, values=values)
-        _verify(output / WEIGHTS)
-    else:
-        save(sparse, output, values=values)
-        _verify(output)
-
-
 def _verify(output: Path) -> None:
     """Read a file of ours once more, against its sha256."""
     from ..io.saved import open_saved
 
-    if output.suffix == ".safetensors":
-        open_saved(output).verify()
+    open_saved(output).verify()

@@ -45,6 +45,7 @@ def open_model(args: argparse.Namespace, *, is_dry: bool = False) -> Source:
     given = parse_inputs(args.input)
     args.dynamic = given.dynamic
     weights = None if args.weights is None else Path(args.weights)
+    is_dry = is_dry and getattr(args, "init", None) != "project"  # which measures weights
     request = Request(args.source, weights, args.trust_pickle, is_dry, args.seed)
     logger.debug("opening %s", args.source)
     return open_source(request, given.inputs)

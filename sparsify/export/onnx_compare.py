@@ -94,7 +94,7 @@ def _write_reference(model: OnnxModel, path: Path) -> None:
             weight = layer.weight
         if node.op_type == "MatMul":
             weight = weight.T
-        elif node.op_type == "Gemm":
+        elif node.op_type in ("Gemm", "FusedMatMul"):
             changed = {"alpha": 1.0, "transB": 1}
             kept = [entry for entry in node.attribute if entry.name not in changed]
             del node.attribute[:]

@@ -89,7 +89,8 @@ def _added(found: Product, layer: FabricLayer, edges: OnnxEdges) -> Bias | None:
     """The constant vector that the only reader of a MatMul adds to its output."""
     output = found.node.output[0]
     readers = edges.readers(output)
-    if found.node.op_type != "MatMul" or len(readers) != 1 or output in edges.outputs:
+    is_bare = found.node.op_type in ("MatMul", "FusedMatMul")
+    if not is_bare or len(readers) != 1 or output in edges.outputs:
         return None
     (reader,) = readers
     others = [name for name in reader.input if name != output]

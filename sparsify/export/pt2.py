@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,7 @@ def export_program(
         interface = model.interface
         if example_inputs is not None:
             interface = interface.with_inputs(example_inputs)
-        attempts = [_named(interface), _hinted(interface)]
-        return _exported(model, interface.inputs(), attempts)
+        return _exported(model, interface.inputs(), _attempts(interface))
     inputs = Inputs.bind(model, _given(model, example_inputs))
     axes = inputs.axes(dynamic)
     inputs = inputs.at_least_two(axes).contiguous()
@@ -186,6 +186,7 @@ def _tracing(model: nn.Module) -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split("\n\n")[0].split())
+    text = text.replace(' For more information, run with TORCH_LOGS="+dynamic".', "")
     hint = ""
     if "onstraint" in text or "specialized" in text:
         hint = " The model fixes an axis that should change size; name only others in dynamic=."
@@ -194,34 +195,33 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:300]}{hint}"
 
 
-def _named(interface: Interface) -> dict[str, Any]:
-    """The dynamic axes with one named dimension per label, within its range."""
-    dims = {
-        label: torch.export.Dim(label, **_limits(limits))
-        for label, limits in interface.ranges.items()
-    }
+def _attempts(interface: Interface) -> list[dict[str, Any]]:
+    """The dynamic axes of a program as torch's exporter takes them, the most exact first.
 
-    def dim(size: Any) -> Any:
+    A named dimension holds sizes together and within their range, but torch refuses it where the
+    program asks more of a size (that it be even, say). Such axes are left for torch to relate.
+    """
+    axes = [size for sizes in interface.sizes.values() for size in sizes if isinstance(size, Axis)]
+    counts = Counter(axis.label for axis in axes)
+    alone = {axis.label for axis in axes if axis == Axis(axis.label) and counts[axis.label] == 1}
+    return [_shapes(interface, loose) for loose in (set(), alone, set(counts))]
+
+
+def _shapes(interface: Interface, loose: Collection[str]) -> dict[str, Any]:
+    """One description of the axes, with these labels left to torch."""
+    dims: dict[str, Any] = {}
+
+    def dim(size: Size) -> Any:
         if not isinstance(size, Axis):
             return torch.export.Dim.AUTO if size is None else None
-        value: Any = dims.get(size.label) or torch.export.Dim(size.label)
-        dims.setdefault(size.label, value)
-        value = value * size.factor if size.factor != 1 else value
-        return value + size.offset if size.offset else value
+        limits = _limits(interface.ranges.get(size.label, Range()))
+        if size.label in loose:
+            is_plain = size == Axis(size.label)
+            return torch.export.Dim.AUTO(**limits) if is_plain else torch.export.Dim.AUTO
+        found = dims.setdefault(size.label, torch.export.Dim(size.label, **limits))
+        found = found * size.factor if size.factor != 1 else found
+        return found + size.offset if size.offset else found
 
-    return _shapes(interface, dim)
-
-
-def _hinted(interface: Interface) -> dict[str, Any]:
-    """The dynamic axes for torch to relate: for programs whose sizes depend on one another."""
-
-    def dim(size: Any) -> Any:
-        return None if isinstance(size, int) else torch.export.Dim.AUTO
-
-    return _shapes(interface, dim)
-
-
-def _shapes(interface: Interface, dim: Callable[[Size], Any]) -> dict[str, Any]:
     def spec(name: str) -> dict[int, Any]:
         found = {axis: dim(size) for axis, size in enumerate(interface.sizes[name])}
         return {axis: value for axis, value in found.items() if value is not None}

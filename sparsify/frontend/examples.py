@@ -26,7 +26,7 @@ def example_inputs(model: Any, config: Any) -> dict[str, Tensor] | None:
     """
     name = getattr(model, "main_input_name", "input_ids")
     if name == "input_ids":
-        return _tokens(model)
+        return _with_images(_tokens(model), config)
     build = _BUILDERS.get(name)
     if build is None:
         return None
@@ -53,7 +53,17 @@ def _tokens(model: Any) -> dict[str, Tensor] | None:
     return {name: value for name, value in offered.items() if isinstance(value, Tensor)}
 
 
+def _with_images(tokens: dict[str, Tensor] | None, config: Any) -> dict[str, Tensor] | None:
+    """Models that compare texts with images, such as CLIP, need as many images as texts."""
+    if tokens is None or not hasattr(config, "logit_scale_init_value"):
+        return tokens
+    rows = len(next(iter(tokens.values())))
+    image = _pixels(config)[:1]
+    return tokens | {"pixel_values": image.expand(rows, *image.shape[1:]).contiguous()}
+
+
 def _pixels(config: Any) -> Tensor:
+    config = getattr(config, "vision_config", config)
     size = getattr(config, "image_size", None) or 224
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     return _noise(getattr(config, "num_channels", 3), height, width)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ class Shelf:
         """See the class."""
         self._left = limit
         self._count = 0
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
 
     def zeros(self, *shape: int) -> Tensor:
         """A float64 tensor to add to."""
@@ -43,16 +45,18 @@ class Shelf:
             self._left -= size
             return torch.zeros(shape, dtype=torch.float64)
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="sparsify-calibration-")
+            self._folder = Path(tempfile.mkdtemp(prefix="sparsify-calibration-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._count += 1
-        path = Path(self._folder.name) / str(self._count)
+        path = self._folder / str(self._count)
         return torch.from_numpy(np.memmap(path, np.float64, "w+", shape=shape))
 
 
 class Moment:
     """The sums of left outer right over pairs of rows, and of the rows; groups apart.
 
-    Products are made in float32, or in float64 where the rows are, and summed in float64.
+    Products are made in float32, or in float64 where the rows are, and summed in float64; of rows
+    less the mean of the first ones, so that a small variance survives beside a large mean.
 
     Args:
         shelf: where the sum is kept.
@@ -68,7 +72,8 @@ class Moment:
         """See the class."""
         self._shelf = shelf
         self._sum: Tensor | None = None
-        self._totals: list[Tensor] = []  # of left and right, (groups, width)
+        self._shifts: list[Tensor] = []  # of left and right, (groups, 1, width)
+        self._totals: list[Tensor] = []  # of both, (groups, width)
         self.rows = 0
 
     def add(
@@ -78,18 +83,29 @@ class Moment:
     ) -> None:
         """Add rows."""
         groups, rows, width = right.shape
+        sides = (right if left is None else left, right)
+        wide = torch.float64 if right.dtype == torch.float64 else torch.float32
         if self._sum is None:
             self._sum = self._shelf.zeros(groups, width, width)
+            self._shifts = [side.to(wide).mean(1, keepdim=True) for side in sides]
         self.rows += rows
-        wide = torch.float64 if right.dtype == torch.float64 else torch.float32
         for start in range(0, rows, _ROWS):
-            some = right[:, start : start + _ROWS].to(wide)
-            other = some if left is None else left[:, start : start + _ROWS].to(wide)
-            self._sum += torch.bmm(other.mT, some).to("cpu")
-            sums = [part.sum(1, dtype=torch.float64).to("cpu") for part in (other, some)]
+            part = slice(start, start + _ROWS)
+            one, other = (
+                side[:, part].to(wide) - shift
+                for side, shift in zip(sides, self._shifts, strict=True)
+            )
+            self._sum += torch.bmm(one.mT, other).to("cpu")
+            sums = [side.sum(1, dtype=torch.float64).to("cpu") for side in (one, other)]
             if self._totals:
                 sums = [before + new for before, new in zip(self._totals, sums, strict=True)]
             self._totals = sums
+
+    def _offsets(self) -> list[Tensor]:
+        """How far the means lie from where they were first, (groups, width) each."""
+        if self._sum is None or not self.rows:
+            raise ValueError("No row came.")
+        return [total / self.rows for total in self._totals]
 
     def means(self) -> tuple[Tensor, Tensor]:
         """The mean rows of left and right, (groups, width) each.
@@ -97,9 +113,10 @@ class Moment:
         Raises:
             ValueError: no row came.
         """
-        if not self.rows:
-            raise ValueError("No row came.")
-        left, right = (total / self.rows for total in self._totals)
+        shifts = (shift.squeeze(1).double().to("cpu") for shift in self._shifts)
+        left, right = (
+            offset + shift for offset, shift in zip(self._offsets(), shifts, strict=True)
+        )
         return left, right
 
     def mean(self, *, centred: bool = False) -> Tensor:  # (groups, width, width)
@@ -111,10 +128,10 @@ class Moment:
         Raises:
             ValueError: no row came.
         """
-        if self._sum is None or not self.rows:
-            raise ValueError("No row came.")
-        product: Tensor = self._sum / self.rows
-        if centred:
+        left, right = self._offsets()
+        assert self._sum is not None
+        product: Tensor = self._sum / self.rows - left.unsqueeze(2) * right.unsqueeze(1)
+        if not centred:
             left, right = self.means()
-            product -= left.unsqueeze(2) * right.unsqueeze(1)
+            product += left.unsqueeze(2) * right.unsqueeze(1)
         return product

@@ -81,8 +81,10 @@ class Constants:
         """Whether a value is the same in every run, known or not; defaults of inputs count."""
         return name in self._fixed
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The sizes of a fixed value; () where they are not known."""
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The sizes of a fixed value, () where they are not known; None where it is not fixed."""
+        if name not in self._fixed:
+            return None
         if (known := self[name]) is not None:
             return tuple(known.tensor.shape)
         inferred = self._shapes.get(name, ())

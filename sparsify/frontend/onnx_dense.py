@@ -154,7 +154,7 @@ def product(
     weights = [i for i in positions if i < len(node.input) and constants.is_fixed(node.input[i])]
     if not weights or len(weights) == len(node.input) == 2:
         return None
-    read = _READERS.get(node.op_type) if node.domain in _ONNX else None
+    read = _READERS.get(node.op_type)
     if read is None:
         return _reason(node)
     operand = node.input[weights[0]]
@@ -257,6 +257,8 @@ def _gemm(
         return "its weight is the left operand"
     if values.get("transA", 0):
         return "its input is transposed (transA)"
+    if values.get("transBatchA", 0) or values.get("transBatchB", 0) or weight.tensor.dim() != 2:
+        return f"its weight has {weight.tensor.dim()} axes, or its batch is transposed"
     tensor = weight.tensor if values.get("transB", 0) else weight.tensor.T
     alpha = values.get("alpha", 1.0)
     tensor = tensor if alpha == 1.0 else tensor * alpha
@@ -325,8 +327,9 @@ def _conv_transpose(
 _Reader = Callable[["onnx.NodeProto", int, Constant, dict[str, Shape]], Product | str]
 _READERS: dict[str, _Reader] = {
     "MatMul": _matmul,
+    "FusedMatMul": _gemm,
     "Gemm": _gemm,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
 }
-"""Operator of the default domain -> what a layer can stand for, or why none can."""
+"""Operator -> what a layer can stand for, or why none can."""

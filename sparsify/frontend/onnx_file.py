@@ -115,6 +115,10 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} is no ONNX file, or it is damaged ({error}).") from error
     if not model.graph.node or not _opset(model):
         raise ModelError(f"{path} is no ONNX file, or it is damaged (it has no graph).")
+    ends = (*model.graph.input, *model.graph.output)
+    labels = [dim.dim_param for value in ends for dim in value.type.tensor_type.shape.dim]
+    if not all(isinstance(text, str) for text in (*labels, *(value.name for value in ends))):
+        raise ModelError(f"{path} is damaged: a name in it is no text.")
     newest = onnx.defs.onnx_opset_version()
     if _opset(model) > newest:
         raise ModelError(
@@ -129,7 +133,7 @@ def _check(path: Path) -> None:
 
     try:
         onnx.checker.check_model(os.fspath(path))
-    except onnx.checker.ValidationError as error:
+    except Exception as error:  # its own, and those of texts that are none
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{path} is not valid ONNX: {reason}") from error
 

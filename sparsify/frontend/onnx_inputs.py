@@ -183,8 +183,8 @@ def _limit(file: OnnxFile, name: str) -> int | None:
 def _tables(edges: OnnxEdges, constants: Constants, name: str, depth: int) -> Iterator[int]:
     for node in edges.readers(name):
         if node.op_type == "Gather" and node.input[1] == name:
-            shape = constants.shape(node.input[0]) if constants.is_fixed(node.input[0]) else ()
-            if math.prod(shape) and shape:
+            shape = constants.shape(node.input[0])
+            if shape and math.prod(shape):
                 yield shape[attributes(node).get("axis", 0)]
         elif depth and node.op_type in _PASSING and node.input[0] == name:
             yield from _tables(edges, constants, node.output[0], depth - 1)

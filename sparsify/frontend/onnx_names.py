@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -71,24 +72,22 @@ def unique(named: Sequence[Named], taken: Collection[str] = ()) -> list[str]:
 
     Example:
         >>> unique([Named("a", "in"), Named("a.b", "out"), Named("a.b", "MatMul")], ["b"])
-        ['a.in', 'a.b_', 'a.b_.MatMul']
+        ['a.in', 'a.b_.out', 'a.b_.MatMul']
     """
-    paths: list[str] = []
     wanted = [".".join(_free(part, taken) for part in entry.path.split(".")) for entry in named]
-    counts: dict[str, int] = {}
-    for path in wanted:
-        for parent in _parents(path):
-            counts[parent] = counts.get(parent, 0) + 1
+    counts = Counter(wanted)
+    inner = {parent for path in wanted for parent in _parents(path)}
+    paths: dict[str, None] = {}
     for path, entry in zip(wanted, named, strict=True):
-        is_alone = counts.get(path, 0) == 0 and wanted.count(path) == 1
-        full = path if is_alone else f"{path}.{_free(_dotted(entry.detail), taken)}"
-        number = 1
-        candidate = full
-        while candidate in paths or any(candidate in _parents(other) for other in wanted + paths):
+        if counts[path] > 1 or path in inner:
+            path = f"{path}.{_free(_dotted(entry.detail), taken)}"
+        candidate, number = path, 1
+        while candidate in paths or candidate in inner:
             number += 1
-            candidate = f"{full}_{number}"
-        paths.append(candidate)
-    return paths
+            candidate = f"{path}_{number}"
+        paths[candidate] = None
+        inner.update(_parents(candidate))
+    return list(paths)
 
 
 def _free(part: str, taken: Collection[str]) -> str:

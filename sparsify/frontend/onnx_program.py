@@ -12,6 +12,7 @@ from torch import fx
 
 from ..nn import dense
 from ..passes import Program
+from ..passes.annotate_weights import Unseen
 from ..site import Site
 from .onnx_edges import captured
 from .onnx_inputs import invented, model_inputs
@@ -33,8 +34,12 @@ _JOINS = {
     "Mul": aten.mul.Tensor,
     "Sum": aten.add.Tensor,
     "Concat": aten.cat.default,
+    "SkipLayerNormalization": aten.add.Tensor,
+    "SkipSimplifiedLayerNormalization": aten.add.Tensor,
 }
 
+
+_KNOWN = ("", "ai.onnx", "ai.onnx.ml", "ai.sparsify", "com.microsoft")  # domains
 
 _RECURRENT = ("LSTM", "GRU", "RNN")  # each row of the input meets the weights once
 
@@ -68,6 +73,7 @@ def program(model: OnnxModel) -> Program:
     """
     file, reading = model.source, model.reading
     shapes = _shapes(model)
+    matrices = {t.name: tuple(t.dims) for t in file.proto.graph.initializer if len(t.dims) > 1}
     graph = fx.Graph()
     values: dict[str, fx.Node] = {
         value.name: graph.placeholder(f"input_{position}")
@@ -85,6 +91,8 @@ def program(model: OnnxModel) -> Program:
         else:
             made = graph.call_function(_target(node), before)
         made.meta["sites"] = sites
+        if not sites and (unseen := _unseen(node, matrices, shapes)):
+            made.meta["unseen"] = unseen
         values.update({name: made for name in node.output if name})
     outputs = [values[o.name] for o in file.proto.graph.output if o.name in values]
     graph.output(tuple(outputs))
@@ -107,6 +115,20 @@ def _shapes(model: OnnxModel) -> dict[str, Shape]:
             names += [node.output[0], node.input[0]]
     unknown = [name for name in dict.fromkeys(names) if None in shapes.get(name, (None,))]
     return shapes | seen_shapes(file, inputs, unknown) if unknown else shapes
+
+
+def _unseen(
+    node: onnx.NodeProto, matrices: Mapping[str, tuple[int, ...]], shapes: Mapping[str, Shape]
+) -> Unseen | None:
+    """An operator of somebody else's that reads a constant matrix."""
+    read = [(math.prod(matrices[name]), name) for name in node.input if name in matrices]
+    if node.domain in _KNOWN or not read:
+        return None
+    size, name = max(read)
+    beside = (name for name in (*node.output, *node.input) if name not in matrices)
+    shape = next((shapes[name] for name in beside if name in shapes), ())
+    rows = math.prod(axis or 1 for axis in shape[:-1])
+    return Unseen(f"{node.domain}.{node.op_type}", name, 2 * rows * size)
 
 
 def _target(node: onnx.NodeProto) -> Callable[..., Any]:

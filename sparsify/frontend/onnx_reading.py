@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ModelError
 from ..site import Site
 from .onnx_constants import Constants
 from .onnx_dense import Product, product
@@ -51,7 +52,20 @@ def read_dense(file: OnnxFile, taken: frozenset[str]) -> Reading:
     Args:
         file: the file.
         taken: names that no part of a layer's path may have.
+
+    Raises:
+        ModelError: the file is damaged in a way that onnx's checker does not see.
     """
+    try:
+        return _read(file, taken)
+    except Exception as error:  # attributes of other types, sizes that do not fit, no texts
+        raise ModelError(
+            f"{file.path} is damaged, or uses ONNX in a way that is not understood "
+            f"({type(error).__name__}: {error})."
+        ) from error
+
+
+def _read(file: OnnxFile, taken: frozenset[str]) -> Reading:
     graph = file.proto.graph
     edges = OnnxEdges(graph)
     shapes = shapes_of(file.proto)
@@ -69,7 +83,7 @@ def read_dense(file: OnnxFile, taken: frozenset[str]) -> Reading:
             named.setdefault(found.key, name_of(node, found.chain[-1], position))
             continue
         parts = [] if found is None else list(listed(node, constants, found, position))
-        parts += inner(node, constants, functions, name_of(node, "", position).path)
+        parts += inner(node, constants.shape, functions, name_of(node, "", position).path)
         others += [(node.output[0], part) for part in parts]
     paths = unique([*named.values(), *(part.named for _, part in others)], taken)
     by_key = dict(zip(named, paths, strict=False))

@@ -41,12 +41,27 @@ def _linear(root: nn.Module, node: fx.Node) -> Match | None:
     takes = _takes(root, factors, bias)
     if takes is None or not isinstance(x, fx.Node):
         return None
-    fabric, has_bias = Fabric.from_json(str(text)), bias is not None
+    reads = x.target is aten.eye.default and bias is None
+    if reads:
+        takes = _with_bias(root, takes)
+    fabric, has_bias = Fabric.from_json(str(text)), "bias" in takes
 
     def make() -> nn.Module:
         return FabricLinear(fabric, has_bias, "meta")
 
-    return Match(node, takes, ("fabric", str(text)), make, (x,), owned=True)
+    return Match(node, takes, ("fabric", str(text)), make, (x,), owned=True, reads=reads)
+
+
+def _with_bias(root: nn.Module, takes: dict[str, str]) -> dict[str, str]:
+    """The same with the bias of the layer, where its weight alone is asked for.
+
+    So does an LSTM made of fabrics: in a graph it runs as one operator on dense weights, which the
+    graph makes of the factors.
+    """
+    path, _, first = takes["factors.0"].rpartition(".factors.")
+    if not first or "bias" not in root.get_submodule(path)._parameters:
+        return takes
+    return {**takes, "bias": f"{path}.bias"}
 
 
 def _conv(root: nn.Module, node: fx.Node) -> Match | None:

@@ -28,6 +28,7 @@ _PURE = {
     aten.to.dtype,
     aten.reshape.default,
     aten.view.default,
+    aten.eye.default,
     torch.ops.sparsify.fabric_conv.default,
 }
 """What layers leave behind that nobody reads."""
@@ -60,6 +61,7 @@ class Match:
         make: builds the layer, on the meta device, without its parameters.
         inputs: what the layer is called with.
         owned: whether only the module that owns the parameters, all of them, can be the layer.
+        reads: whether the operation is no call of the layer but gives its weight, transposed.
         outputs: where it gives a tuple that is not the operation's: how to find an output.
     """
 
@@ -70,6 +72,7 @@ class Match:
     inputs: tuple[Any, ...]
     outputs: Callable[[fx.Node, int], fx.Node] | None = None
     owned: bool = False
+    reads: bool = False
 
 
 def parameter(root: nn.Module, node: object) -> Operand | None:
@@ -229,8 +232,13 @@ def _call(graph: fx.Graph, match: Match, path: str, now: dict[fx.Node, fx.Node])
     """Put the call of a layer in the place of an operation, and note what stands for what."""
     node = match.node
     with graph.inserting_before(node):
-        inputs = fx.node.map_arg(match.inputs, lambda value: now.get(value, value))
-        call = now[node] = graph.call_module(path, inputs)
+        if match.reads:
+            weight = graph.create_node("get_attr", f"{path}.weight")
+            call = graph.call_function(aten.t.default, (weight,))
+        else:
+            inputs = fx.node.map_arg(match.inputs, lambda value: now.get(value, value))
+            call = graph.call_module(path, inputs)
+    now[node] = call
     call.meta = {key: node.meta[key] for key in ("nn_module_stack", "val") if key in node.meta}
     for user in list(node.users) if match.outputs is not None else ():
         with graph.inserting_before(user):

@@ -142,6 +142,7 @@ def _fitted(program: Program, site: Site, seen: _Seen) -> bool:
 def _regressed(weight: Tensor, cross: Tensor, now: Tensor) -> Tensor:
     """The dense matrix that best predicts the dense outputs from the new inputs."""
     ridge = _RIDGE * now.diagonal(dim1=1, dim2=2).mean(1)
+    ridge = torch.where(ridge > 0, ridge, 1.0)  # nothing varies: nothing to learn
     eye = torch.eye(now.shape[1], dtype=now.dtype) * ridge[:, None, None]
     solved: Tensor = torch.linalg.solve(now + eye, (torch.bmm(weight, cross) + weight @ eye).mT)
     return solved.mT

@@ -43,7 +43,7 @@ def stream(
         model: the dense model; its weights may be mapped from files.
         example_inputs: as for `sparsify`.
         plan: what becomes of each layer.
-        initialise: what fills the new layers.
+        initialise: what fills the new layers, each from its own dense weight alone.
 
     Returns:
         The converted model on the meta device, and a function from the names of its tensors to
@@ -89,7 +89,7 @@ class Values:
     dense: dict[str, nn.Module]
     copied: dict[str, Tensor]
     layers: dict[str, FabricLayer] = field(default_factory=dict)
-    _filled: tuple[str, list[Tensor]] = ("", [])
+    _filled: dict[str, list[Tensor]] = field(default_factory=dict)
 
     @staticmethod
     def of(program: Program, initialise: Initialise) -> Values:
@@ -103,25 +103,16 @@ class Values:
     def __call__(self, name: str) -> Tensor:
         """One tensor. What was read for the one before leaves memory."""
         release()
-        path, _, index = name.rpartition(".factors.")
-        layer = self.layers.get(path) if _ else None
+        path, is_factor, index = f".{name}".rpartition(".factors.")
+        path = path.removeprefix(".")
+        layer = self.layers.get(path) if is_factor else None
         if layer is None:
-            return self._bias(name) if name.endswith("bias") else self.copied[name]
-        if self._filled[0] != path or not self._filled[1]:
-            self._filled = ("", [])
-            self._filled = (path, self._fill(path, layer))
-            release()
-        return self._filled[1][int(index)]
-
-    def _bias(self, name: str) -> Tensor:
-        """A bias, with what it takes over from a weight that was projected for known inputs."""
-        path = name.removesuffix("bias").removesuffix(".")
-        layer, trained = self.layers.get(path), self.initialise.trained
-        if layer is None or trained is None or trained.mean_of(path) is None:
             return self.copied[name]
-        made = copy.deepcopy(layer).to_empty(device="cpu")
-        self.initialise.fill(path, self.dense[path], made)
-        return made.bias.detach() if made.bias is not None else self.copied[name]
+        if path not in self._filled:
+            self._filled.clear()
+            self._filled[path] = self._fill(path, layer)
+            release()
+        return self._filled[path][int(index)]
 
     def _fill(self, path: str, layer: FabricLayer) -> list[Tensor]:
         made = copy.deepcopy(layer).to_empty(device="cpu")

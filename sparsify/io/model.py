@@ -116,6 +116,10 @@ def load(
         raise ConfigError(
             f"model= must be the dense model that was converted; got {type(model).__name__}."
         )
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+        raise ModelError(
+            "The skeleton has lazy layers that do not know their sizes yet; run it once on an input."
+        )
     place = _device(device)
     saved = open_saved(Path(path))
     raw = {name: flipped for name, flipped in saved.weights.items() if _is_parameter(model, name)}

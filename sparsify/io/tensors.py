@@ -41,6 +41,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_PIECE = 16 << 20  # bytes read at once
 _LONGEST_HEADER = 16 << 20  # bytes; one tensor takes about 100
 _UNKNOWN = "0" * 64  # stands for a digest until it is known
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -93,6 +94,11 @@ class Digest:
     def add(self, tensor: Tensor) -> None:
         """Take in the values of the next tensor."""
         self._hash.update(_bytes(tensor))
+
+    def add_file(self, file: BinaryIO) -> None:
+        """Take in the values of all tensors, as they lie in a file."""
+        while piece := file.read(_PIECE):
+            self._hash.update(piece)
 
     def text(self) -> str:
         """The digest as 64 hexadecimal digits."""

@@ -14,6 +14,7 @@ from .conv_transpose import FabricConvTranspose1d, FabricConvTranspose2d, Fabric
 from .layer import FabricLayer
 from .linear import FabricLinear, FabricTransposedLinear
 from .owners import Dense, call_layers, dense, replacement
+from .products import FabricLeftLinear, LeftLinear, TransposedLinear
 from .unfold import COMPOSITES, HOOKS, fold_weights, is_composite, unfold, unfolded_twin
 from .weight import DenseWeight, FabricWeight
 
@@ -29,9 +30,12 @@ __all__ = [
     "FabricConvTranspose2d",
     "FabricConvTranspose3d",
     "FabricLayer",
+    "FabricLeftLinear",
     "FabricLinear",
     "FabricTransposedLinear",
     "FabricWeight",
+    "LeftLinear",
+    "TransposedLinear",
     "call_layers",
     "copies_of_computed",
     "dense",

@@ -37,7 +37,8 @@ def matrix_of(module: nn.Module) -> Tensor:
         raise ModelError(f"A {type(module).__name__} has no dense weight to read.")
     weight: Tensor = effective_weight(module).detach()
     if layer.kind.startswith("conv_transpose"):
-        split = weight.unflatten(0, (layer.groups, layer.in_features // layer.groups))
+        inputs = layer.in_features // layer.groups
+        split = weight.reshape(layer.groups, inputs, *weight.shape[1:])
         return split.transpose(1, 2).flatten(0, 1)
     return weight.T if is_turned(module) else weight
 

@@ -89,8 +89,9 @@ def fabric_conv(
     """
     text = fabric if isinstance(fabric, str) else fabric.to_json()
     axes = x.dim() - 2
-    sizes = [_per_axis(size, axes) for size in (stride, padding, dilation)]
-    window = Window.of(*sizes, transposed, _per_axis(output_padding, axes))
+    sizes = (stride, padding, dilation, output_padding)
+    steps, edges, reach, extra = (_per_axis(size, axes) for size in sizes)
+    window = Window.of(steps, edges, reach, transposed, extra)
     return convolve(x, factors, text, window, None)
 
 

@@ -183,7 +183,7 @@ def spatial(x: Tensor, weight: Tensor, stage: Stage, window: Window) -> Tensor:
         (samples, a * b * d, *positions that come out).
     """
     operands = _swap(x, stage, stage.c), _kernels(weight, stage, window), None
-    y: Tensor = torch.convolution(*operands, *window, stage.a * stage.d)  # type: ignore[call-overload]
+    y = torch.convolution(*operands, *window, stage.a * stage.d)  # type: ignore[arg-type]
     return _swap_back(y, stage, stage.b)
 
 

@@ -21,9 +21,6 @@ _STEPS = 3
 _SOLVED = 1e-12
 """Share of the squared gradient, in the metric of the solver, at which a stage counts as solved."""
 
-_ENOUGH = 1e-3
-"""Relative gain of a sweep below which the next ones are not worth their time."""
-
 _EXACT = 1e-28
 """Share of the target's energy that is rounding."""
 
@@ -32,9 +29,7 @@ _FASTER, _SLOWER = 1.5, 0.5
 """How far to go on along what a sweep has changed, and how that grows and shrinks."""
 
 
-def als(
-    chains: list[Chain], target: Matrix, inputs: Matrix, sweeps: int, enough: float = _ENOUGH
-) -> None:
+def als(chains: list[Chain], target: Matrix, inputs: Matrix, sweeps: int, enough: float) -> None:
     """Fit the weights of all branches to a target, in place; the error never rises.
 
     With all other stages fixed the matrix is linear in the weights of one stage. Conjugate

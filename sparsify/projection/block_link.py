@@ -10,7 +10,7 @@ from ..fabric import Stage
 from .grams import inverse
 from .link import Ids, Link, Matrix, Solver
 
-__all__ = ["BlockLink"]
+__all__ = ["BlockLink", "blocks_in", "numbers_in"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,3 +120,23 @@ class BlockLink(Link):
         if self.joins:
             return np.ascontiguousarray(weight).reshape(self.stage.shape)
         return np.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).reshape(self.stage.shape)
+
+
+def blocks_in(a: int, size: int, d: int) -> Ids:
+    """The block (a, d) of each feature (a, size, d).
+
+    Example:
+        >>> blocks_in(2, 2, 2).tolist()
+        [0, 1, 0, 1, 2, 3, 2, 3]
+    """
+    return np.broadcast_to(np.arange(a * d).reshape(a, 1, d), (a, size, d)).reshape(-1)
+
+
+def numbers_in(a: int, size: int, d: int) -> Ids:
+    """The number of each feature (a, size, d) within its block.
+
+    Example:
+        >>> numbers_in(2, 2, 2).tolist()
+        [0, 0, 1, 1, 0, 0, 1, 1]
+    """
+    return np.broadcast_to(np.arange(size)[:, None], (a, size, d)).reshape(-1)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ..quiet import load_scipy
+
 __all__ = ["low_rank"]
 
 Matrix = npt.NDArray[np.float64]
 
 _NEGLIGIBLE = 1e-13
 """Of the largest eigenvalue of a Gram matrix: below, a direction does not exist."""
+
+_LARGE = 256
+"""Singular values of a block from which on it is worth to compute the leading ones alone."""
 
 
 def low_rank(blocks: Matrix, rank: int, gram: Matrix | None = None) -> tuple[Matrix, Matrix]:
@@ -47,9 +52,31 @@ def low_rank(blocks: Matrix, rank: int, gram: Matrix | None = None) -> tuple[Mat
 
 
 def _truncated(blocks: Matrix, rank: int) -> tuple[Matrix, Matrix]:
+    _, rows, columns = blocks.shape
+    if min(rows, columns) >= _LARGE and 2 * rank <= min(rows, columns):
+        pairs = [_leading(block, rank) for block in blocks]
+        return np.stack([left for left, _ in pairs]), np.stack([right for _, right in pairs])
     u, s, vt = np.linalg.svd(blocks, full_matrices=False)
     kept = min(rank, s.shape[-1])
     return u[..., :kept] * s[..., None, :kept], vt[..., :kept, :]
+
+
+def _leading(block: Matrix, rank: int) -> tuple[Matrix, Matrix]:
+    """The same from the leading eigenvectors of a Gram matrix, a fifth of the work of an SVD.
+
+    The space that they span is as exact: an error of it enters the approximation squared.
+    """
+    load_scipy()
+    from scipy.linalg import eigh
+
+    rows, columns = block.shape
+    if columns > rows:
+        left, right = _leading(block.T, rank)
+        sizes = np.sqrt((left**2).sum(0))
+        return right.T * sizes, np.divide(left, sizes, out=np.zeros_like(left), where=sizes > 0).T
+    last = (columns - rank, columns - 1)
+    _, vectors = eigh(block.T @ block, subset_by_index=last, check_finite=False)
+    return block @ vectors, vectors.T
 
 
 def _shared(left: Matrix, right: Matrix, rank: int) -> tuple[Matrix, Matrix]:

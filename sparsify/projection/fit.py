@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..fabric import Fabric, Weighted
+from ..errors import ConfigError
+from ..fabric import Fabric, Stage
 from .als import als
 from .chain import Chain, chains_of
 from .groups import parts_of
 from .kept import is_one_stage, kept_entries
-from .links import BlockLink, links_of
 from .pairs import pairs_of, refine
 from .problem import Problem, Projection, problem_of
-from .split import is_disjoint, split
+from .start import is_best, started
 
 __all__ = ["project"]
 
 Matrix = npt.NDArray[np.float64]
 
 _SWEEPS = 30
+_LEAST_SWEEPS = 4
+_WORK = 1e13
+"""Sweeps by default: so many, or as many as take about this many floating point operations (some
+minutes of a core), which only deep or random fabrics of several thousand features reach."""
+
+_ENOUGH = 1e-3
+_CONVERGED = 1e-7
+"""Relative gains of a sweep: below the first, more are not worth their time; below the second, even
+those that were asked for make no difference."""
 
 
 def project(
@@ -47,7 +56,9 @@ def project(
             in * taps), channels major, with groups that or one such matrix per group. The error is
             then that of the output for such inputs.
         groups: of the convolution.
-        sweeps: rounds of alternating least squares at most, where they are needed.
+        sweeps: rounds of alternating least squares, where they are needed, fewer where they have
+            converged; by default up to 30 (less for the largest), as long as each gains a
+            thousandth.
 
     Returns:
         One float64 array of `stage.shape` per stage, and the relative squared error. A weight of
@@ -68,77 +79,50 @@ def project(
     Reference:
         Dao et al. 2022 (Monarch projection); Le et al. 2022 (hierarchical butterflies).
     """
+    if sweeps is not None and (not isinstance(sweeps, int) or sweeps < 0):
+        raise ConfigError(f"sweeps must be a whole number of 0 or more; got sweeps={sweeps!r}.")
     parts = [problem_of(*part) for part in parts_of(weight, fabric, covariance, groups)]
-    rounds = _SWEEPS if sweeps is None else sweeps
-    solved = [_solved(part, rounds) for part in parts]
+    solved = [_solved(part, sweeps) for part in parts]
     energies = [part.energy for part in parts]
     errors = [part.error(factors) for part, factors in zip(parts, solved, strict=True)]
     error = float(np.average(errors, weights=energies)) if sum(energies) > 0 else 0.0
     return Projection([np.concatenate(f) for f in zip(*solved, strict=True)], error)
 
 
-def _solved(problem: Problem, sweeps: int) -> list[Matrix]:
+def _solved(problem: Problem, sweeps: int | None) -> list[Matrix]:
     """The factors of one group."""
     if not problem.weight.any():
         return [np.zeros(stage.shape) for stage in problem.fabric.stages]
     if is_one_stage(problem):
         return kept_entries(problem)
-    chains = _started(problem)
-    pairs = None if problem.metric is None else pairs_of(problem)
-    if pairs is not None and sweeps:
-        factors = refine(problem, pairs, chains[0].factors(), sweeps)
-        chains = chains_of(problem.fabric, factors)
-        chains[0].balance()
-    elif not _is_solved_by_split(problem):
-        inputs, target = problem.columns()
-        als(chains, target, inputs, sweeps)
+    chains = started(problem)
+    if not is_best(problem) and sweeps != 0:
+        chains = _polished(problem, chains, sweeps)
     return [factor for chain in chains for factor in chain.factors()]
 
 
-def _is_solved_by_split(problem: Problem) -> bool:
-    """Whether the start is the optimum: two stages whose cells do not overlap."""
-    fabric = problem.fabric
-    if not fabric.is_exact or len(fabric.branches) > 1 or len(fabric.stages) > 2:
-        return False
-    links = links_of(fabric, fabric.branches[0], False)
-    if not _are_blocks(links):
-        return False
-    blocks = cast("tuple[BlockLink, ...]", links)
-    one_input_block = blocks[0].stage.a * blocks[0].stage.d == 1
-    return is_disjoint(blocks) and (problem.root is None or one_input_block)
+def _polished(problem: Problem, chains: list[Chain], sweeps: int | None) -> list[Chain]:
+    """A start after alternating least squares."""
+    enough = _ENOUGH if sweeps is None else _CONVERGED
+    pairs = None if problem.metric is None else pairs_of(problem)
+    if pairs is None:
+        inputs, target = problem.inputs(), problem.target()
+        als(chains, target, inputs, sweeps or _affordable(problem), enough)
+        return chains
+    factors = refine(problem, pairs, chains[0].factors(), sweeps or _SWEEPS, enough)
+    (chain,) = chains_of(problem.fabric, factors)
+    chain.balance()
+    return [chain]
 
 
-def _started(problem: Problem) -> list[Chain]:
-    """Branch by branch, each fitted to what the ones before have left."""
-    rng = np.random.default_rng(0)
-    rest, chains = problem.weight, []
-    for number, branch in enumerate(problem.fabric.branches):
-        links = links_of(problem.fabric, branch, problem.root is not None)
-        if _are_blocks(links):
-            inputs = None if problem.root is None else problem.columns()[0]
-            factors = split(cast("tuple[BlockLink, ...]", links), rest, inputs)
-            if number + 1 < len(problem.fabric.branches):
-                rest = rest - _product(problem, branch, factors)
-        else:
-            factors = [_drawn(link.stage, rng) for link in links]
-            factors[-1][:] = 0  # the first sweep finds it; until then the branch adds nothing
-        chain = Chain(links, [link.from_factor(f) for link, f in zip(links, factors, strict=True)])
-        chain.balance()
-        chains.append(chain)
-    return chains
-
-
-def _are_blocks(links: tuple[Any, ...]) -> bool:
-    return all(isinstance(link, BlockLink) for link in links)
-
-
-def _product(problem: Problem, branch: Any, factors: list[Matrix]) -> Matrix:
-    """The dense weight of one branch, (out, in, taps)."""
-    outputs, inputs, taps = problem.weight.shape
-    links = links_of(problem.fabric, branch, False)
-    chain = Chain(links, [link.from_factor(f) for link, f in zip(links, factors, strict=True)])
-    return chain.forward(np.eye(inputs)).reshape(outputs, taps, inputs).transpose(0, 2, 1)
-
-
-def _drawn(stage: Weighted, rng: np.random.Generator) -> Matrix:
-    return np.asarray(rng.standard_normal(stage.shape) / np.sqrt(stage.fan_in))
+def _affordable(problem: Problem) -> int:
+    """How many sweeps a fabric gets by default."""
+    columns = problem.weight[0].size
+    work = 0
+    for branch in problem.fabric.branches:
+        sizes = [
+            step.parameters if isinstance(step, Stage) else step.in_features * step.out_features
+            for step in branch
+        ]
+        work += 16 * len(sizes) * sum(sizes) * columns  # about 8 products per stage and sweep
+    return int(np.clip(_WORK / work, _LEAST_SWEEPS, _SWEEPS))

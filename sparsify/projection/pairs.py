@@ -16,17 +16,15 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from .block_link import BlockLink, blocks_in, numbers_in
 from .grams import inverse, solved
-from .links import BlockLink, links_of
+from .links import links_of
 from .problem import Problem
 
 __all__ = ["Pairs", "pairs_of", "refine"]
 
 Ids = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.float64]
-
-_ENOUGH = 1e-3
-"""Relative gain of a sweep below which the next ones are not worth their time."""
 
 _FURTHER = 0.5
 _FASTER, _SLOWER = 1.4, 0.5
@@ -65,9 +63,9 @@ def pairs_of(problem: Problem) -> Pairs | None:
     s, t = one.stage, two.stage
     count_in, count_out = s.a * s.d, t.a * t.d
     hidden = np.arange(s.out_features)
-    source = _block(s.a, s.b, s.d)
+    source = blocks_in(s.a, s.b, s.d)
     places = hidden if two.reads is None else np.argsort(two.reads)  # where stage two reads each
-    sink, inner = _block(t.a, t.c, t.d)[places], _inner(t.a, t.c, t.d)[places]
+    sink, inner = blocks_in(t.a, t.c, t.d)[places], numbers_in(t.a, t.c, t.d)[places]
     cells = np.bincount(source * count_out + sink, minlength=count_in * count_out)
     if cells.min() != cells.max():
         return None
@@ -79,22 +77,14 @@ def pairs_of(problem: Problem) -> Pairs | None:
     return Pairs(
         taps.reshape(count_in, -1),
         outputs[:, :, :, 0].reshape(count_out, t.b),
-        (source * s.b + _inner(s.a, s.b, s.d))[order],
+        (source * s.b + numbers_in(s.a, s.b, s.d))[order],
         inner[order].transpose(1, 0, 2),
     )
 
 
-def _block(a: int, size: int, d: int) -> Ids:
-    """The block of each feature."""
-    return np.broadcast_to(np.arange(a * d).reshape(a, 1, d), (a, size, d)).reshape(-1)
-
-
-def _inner(a: int, size: int, d: int) -> Ids:
-    """The number of each feature within its block."""
-    return np.broadcast_to(np.arange(size)[:, None], (a, size, d)).reshape(-1)
-
-
-def refine(problem: Problem, pairs: Pairs, factors: list[Matrix], sweeps: int) -> list[Matrix]:
+def refine(
+    problem: Problem, pairs: Pairs, factors: list[Matrix], sweeps: int, enough: float
+) -> list[Matrix]:
     """Lower the output error of given factors; it never rises.
 
     Args:
@@ -102,6 +92,7 @@ def refine(problem: Problem, pairs: Pairs, factors: list[Matrix], sweeps: int) -
         pairs: of its fabric.
         factors: the start, of `stage.shape`.
         sweeps: rounds over both stages at most.
+        enough: relative gain of a sweep at which it stops.
 
     Returns:
         New factors.
@@ -110,7 +101,7 @@ def refine(problem: Problem, pairs: Pairs, factors: list[Matrix], sweeps: int) -
     count_out = pairs.first.shape[1]
     v = factors[0].reshape(-1, pairs.columns.shape[1])[pairs.first]
     second = factors[1].reshape(count_out, pairs.rows.shape[1], -1)
-    v = descent.run(v, sweeps)
+    v = descent.run(v, sweeps, enough)
     u, _ = descent.last(v)
     flat = np.empty((pairs.first.size, v.shape[-1]))
     flat[pairs.first] = v
@@ -135,9 +126,8 @@ class _Descent:
         self.products = products.reshape(shape).transpose(2, 0, 1, 3)  # (I, J, b, c)
         edges = [slice(i * inputs, (i + 1) * inputs) for i in range(count_in)]
         self.inverses = [inverse(self.metric[edge, edge]) for edge in edges]
-        self.strips = [np.ascontiguousarray(self.metric[:, edge]) for edge in edges]
 
-    def run(self, v: Matrix, sweeps: int) -> Matrix:
+    def run(self, v: Matrix, sweeps: int, enough: float) -> Matrix:
         """Sweeps over both stages, each followed by a step further in its direction."""
         further = _FURTHER
         u, error = self.last(v)
@@ -150,7 +140,7 @@ class _Descent:
             else:
                 v, further = plain, further * _SLOWER
                 u, error = self.last(plain)
-            if before - error <= _ENOUGH * before:
+            if before - error <= enough * before:
                 break
         return v
 
@@ -164,8 +154,9 @@ class _Descent:
         count_in, count_out, rank, inputs = v.shape
         outputs = u.shape[1]
         flat = u.reshape(count_out, outputs, count_in * rank)
-        for i, strip in enumerate(self.strips):
-            columns = strip.reshape(count_in, inputs, inputs)
+        for i in range(count_in):
+            strip = self.metric[i * inputs : (i + 1) * inputs]  # its mirror image is the transpose
+            columns = strip.reshape(inputs, count_in, inputs).transpose(1, 2, 0)
             hidden = np.matmul(v.reshape(count_in, -1, inputs), columns)
             ordered = hidden.reshape(count_in, count_out, rank, inputs).transpose(1, 0, 2, 3)
             made = np.matmul(flat, ordered.reshape(count_out, count_in * rank, inputs))

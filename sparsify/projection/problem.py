@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from ..errors import ConfigError, ModelError
 from ..fabric import Fabric, Weighted
-from .chain import chains_of
+from .chain import Chain, chains_of
 
-__all__ = ["Problem", "Projection", "problem_of"]
+__all__ = ["Problem", "Projection", "dense", "problem_of"]
 
 Matrix = npt.NDArray[np.float64]
 
@@ -69,23 +69,35 @@ class Problem:
 
     def product(self, factors: list[Matrix]) -> Matrix:
         """The dense weight that factors stand for, (out, in, taps)."""
-        outputs, inputs, taps = self.weight.shape
-        total = np.zeros((outputs, taps * inputs))
-        for chain in chains_of(self.fabric, factors):
-            total += chain.forward(np.eye(inputs))
-        return total.reshape(outputs, taps, inputs).transpose(0, 2, 1)
+        return sum(
+            (dense(chain, self.weight.shape) for chain in chains_of(self.fabric, factors)),
+            np.zeros(self.weight.shape),
+        )
 
-    def columns(self) -> tuple[Matrix, Matrix]:
-        """Inputs and target of a least squares problem in plain columns.
+    def inputs(self) -> Matrix:
+        """Columns of inputs, (in, any), whose mean outer product is the covariance."""
+        inputs = self.weight.shape[1]
+        return np.eye(inputs) if self.root is None else self.root.reshape(inputs, -1)
 
-        Returns:
-            (in, any) and (out, columns), for chains that are coloured where there is a covariance.
-        """
-        outputs, inputs, _ = self.weight.shape
+    def target(self) -> Matrix:
+        """What the weight makes of them, (out, columns), as chains do that are coloured or not."""
+        outputs = len(self.weight)
         if self.root is None:
-            return np.eye(inputs), self.weight.transpose(0, 2, 1).reshape(outputs, -1)
-        target = self.weight.reshape(outputs, -1) @ self.root
-        return self.root.reshape(inputs, -1), target
+            return self.weight.transpose(0, 2, 1).reshape(outputs, -1)
+        return self.weight.reshape(outputs, -1) @ self.root
+
+
+def dense(chain: Chain, shape: tuple[int, ...]) -> Matrix:
+    """The dense weight of a white branch, (out, in, taps), a strip of inputs at a time."""
+    outputs, inputs, taps = shape
+    product = np.empty(shape)
+    widest = max(link.sinks for link in chain.links)
+    step = max(1, inputs * inputs // widest)  # so that no hidden layer is larger than the inputs'
+    for start in range(0, inputs, step):
+        strip = np.eye(inputs, min(step, inputs - start), -start)
+        image = chain.forward(strip).reshape(outputs, taps, -1)
+        product[:, start : start + step] = image.transpose(0, 2, 1)
+    return product
 
 
 def _energy(weight: Matrix, covariance: Matrix | None) -> float:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .block_link import BlockLink, blocks_in, numbers_in
 from .blocks import low_rank
-from .links import BlockLink
 
 __all__ = ["Reach", "cells_of", "is_disjoint", "reaches", "split"]
 
@@ -51,6 +51,11 @@ class CellBatch:
     blocks: Ids
     rows: Ids
     features: Ids
+
+    def inner(self, link: BlockLink) -> Ids:
+        """The numbers of the features within their blocks."""
+        s = link.stage
+        return numbers_in(s.a, s.b, s.d)[self.features]
 
 
 def reaches(links: tuple[BlockLink, ...]) -> list[Reach]:
@@ -87,7 +92,7 @@ def _unique_rows(rows: Flags) -> tuple[Flags, Ids]:
 def cells_of(link: BlockLink, reach: Reach) -> Iterator[CellBatch]:
     """The cells of a link whose outputs have a given reach, batch by batch of equal sizes."""
     stage = link.stage
-    blocks = _blocks(stage.a, stage.b, stage.d).reshape(-1)
+    blocks = blocks_in(stage.a, stage.b, stage.d)
     keys = blocks * len(reach.sets) + reach.ids
     order = np.argsort(keys, kind="stable")
     pairs, starts, ranks = np.unique(keys[order], return_index=True, return_counts=True)
@@ -137,25 +142,59 @@ def split(
             times = cover(link, reach[place])
             if times.max() > 1:
                 rest = rest / np.maximum(times[:, _columns(link)], 1)[..., None]
+        factor = np.zeros((link.stage.a * link.stage.d, link.stage.b, link.stage.c * link.taps))
         follower = links[place + 1]
-        factor, rest = _peeled(link, reach[place], rest, inputs)
-        if follower.reads is not None:
-            rest = rest[:, follower.reads]
-        factors.append(factor)
-        if inputs is not None:
-            inputs = link.forward(link.from_factor(factor), inputs)
-    factors.append(_last(links[-1], rest))
-    return factors
+        behind = _Entries(follower) if follower is links[-1] else _Rest(link, follower, rest)
+        for batch, left, right in _peeled(link, reach[place], rest, inputs):
+            factor[batch.blocks[:, None], batch.inner(link)] = right
+            behind.take(batch, left)
+        factors.append(factor.reshape(link.stage.shape))
+        rest = behind.values
+        if inputs is not None and follower is not links[-1]:
+            inputs = link.forward(link.from_factor(factors[-1]), inputs)
+    return [*factors, rest]
 
 
-def _blocks(a: int, inner: int, d: int) -> Ids:
-    block = np.arange(a * d).reshape(a, 1, d)
-    return np.broadcast_to(block, (a, inner, d))
+class _Rest:
+    """What the stages behind a peeled one have to be, (outputs, inputs of the next, taps)."""
+
+    def __init__(self, link: BlockLink, follower: BlockLink, target: Matrix) -> None:
+        taps = 1 if link.stage.kernel else target.shape[2]
+        self.places = _places(follower)
+        self.values = np.zeros((len(target), follower.stage.in_features, taps))
+
+    def take(self, batch: CellBatch, left: Matrix) -> None:
+        """Left factors, (cells, outputs, taps, rank)."""
+        features = self.places[batch.features]
+        self.values[batch.rows[:, :, None], features[:, None, :]] = left.transpose(0, 1, 3, 2)
+
+
+class _Entries:
+    """The same where one stage is behind: its factor."""
+
+    def __init__(self, link: BlockLink) -> None:
+        s = link.stage
+        self.places = _places(link)
+        self.block, self.number = _columns(link), numbers_in(s.a, s.c, s.d)
+        self.flat = np.zeros((s.a * s.d, s.b, s.c, link.taps))
+        self.values = self.flat.reshape(s.shape)  # the same memory
+
+    def take(self, batch: CellBatch, left: Matrix) -> None:
+        """Left factors, (cells, outputs, taps, rank); the outputs of a cell are a block's, all."""
+        features = self.places[batch.features]
+        parts = left.transpose(0, 3, 1, 2)  # (cells, rank, outputs, taps)
+        self.flat[self.block[features], :, self.number[features]] = parts
+
+
+def _places(link: BlockLink) -> Ids:
+    """Where a link reads each feature of the interface before it."""
+    width = link.stage.in_features
+    return np.arange(width) if link.reads is None else np.argsort(link.reads)
 
 
 def _columns(link: BlockLink) -> Ids:
     """The block of each input."""
-    return _blocks(link.stage.a, link.stage.c, link.stage.d).reshape(-1)
+    return blocks_in(link.stage.a, link.stage.c, link.stage.d)
 
 
 def _members(link: BlockLink) -> Ids:
@@ -179,41 +218,27 @@ def _widened(links: tuple[BlockLink, ...], target: Matrix, times: Matrix) -> Mat
 
 def _peeled(
     link: BlockLink, reach: Reach, target: Matrix, inputs: Matrix | None
-) -> tuple[Matrix, Matrix]:
-    """The first factor, and the target of the others: (outputs, hidden features, taps)."""
-    stage, spatial = link.stage, bool(link.stage.kernel)
-    taps = target.shape[2]
-    factor = np.zeros((stage.a * stage.d, stage.b, stage.c * link.taps))
-    rest = np.zeros((target.shape[0], stage.out_features, 1 if spatial else taps))
+) -> Iterator[tuple[CellBatch, Matrix, Matrix]]:
+    """The cells of a link with their two factors, taps with the one that has them.
+
+    Returns:
+        Left (cells, outputs, taps, rank) and right (cells, rank, inputs * taps).
+    """
     members = _members(link)
-    place = np.arange(stage.out_features).reshape(stage.a, stage.b, stage.d)
-    inner = np.empty(stage.out_features, np.int64)  # the output's number within its block
-    inner[place] = np.arange(stage.b)[None, :, None]
     gram = None if inputs is None else _gram(link, inputs)
     for batch in cells_of(link, reach):
         count, height = batch.rows.shape
         blocks = target[batch.rows[:, :, None], members[batch.blocks][:, None, :]]
-        if not spatial:  # taps join the rows
+        if not link.stage.kernel:  # taps join the rows
             blocks = blocks.transpose(0, 1, 3, 2)
-        blocks = blocks.reshape(count, -1, factor.shape[2])
+        blocks = blocks.reshape(count, -1, link.stage.c * link.taps)
         metric = None if gram is None else gram[batch.blocks]
         left, right = low_rank(blocks, batch.features.shape[1], metric)
-        factor[batch.blocks[:, None], inner[batch.features]] = right
-        parts = left.reshape(count, height, -1, left.shape[2]).transpose(0, 1, 3, 2)
-        rest[batch.rows[:, :, None], batch.features[:, None, :]] = parts
-    return factor.reshape(stage.shape), rest
+        yield batch, left.reshape(count, height, -1, left.shape[2]), right
 
 
 def _gram(link: BlockLink, inputs: Matrix) -> Matrix:
     """The covariance of what each block reads."""
     columns = link.blocks(inputs)
     gram = np.matmul(columns, columns.swapaxes(-1, -2))
-    return gram.reshape(-1, *gram.shape[-2:])
-
-
-def _last(link: BlockLink, target: Matrix) -> Matrix:
-    """The last factor: its entries of the target, (outputs, inputs, taps)."""
-    s = link.stage
-    rows = np.arange(s.out_features).reshape(s.a, s.b, s.d).transpose(0, 2, 1)
-    columns = np.arange(s.in_features).reshape(s.a, s.c, s.d).transpose(0, 2, 1)
-    return np.asarray(target[rows[..., :, None], columns[..., None, :]]).reshape(s.shape)
+    return np.asarray(gram.reshape(-1, *gram.shape[-2:]))

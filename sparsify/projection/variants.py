@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ..fabric import Branch, Fabric, Shuffle, Stage, Step
 from .fit import project
 from .problem import Projection
@@ -16,6 +18,8 @@ _TRIED = 2
 """Sweeps that tell variants apart, where there is no closed form."""
 
 _CLEARLY = 1e-6
+_ROUNDING = 1e-14
+"""A gain, relative and absolute, that is no rounding."""
 
 
 def variants(fabric: Fabric) -> Iterator[Fabric]:
@@ -31,8 +35,8 @@ def variants(fabric: Fabric) -> Iterator[Fabric]:
         >>> for variant in variants(Monarch(blocks=4).build(16, 16)):
         ...     print(" ".join(map(str, variant.branches[0])))
         (4,4,4,1) (1,4,4,4)
-        (1,4,4,4) [stride 4] (1,4,4,4)
-        (4,4,4,1) [stride 4] (4,4,4,1)
+        [stride 4] (4,4,4,1) (1,4,4,4)
+        (4,4,4,1) (1,4,4,4) [stride 4]
         (1,4,4,4) (4,4,4,1)
     """
     seen = {fabric.branches}
@@ -41,7 +45,9 @@ def variants(fabric: Fabric) -> Iterator[Fabric]:
         branches = tuple(_turned(branch, inputs, outputs) for branch in fabric.branches)
         if branches not in seen:
             seen.add(branches)
-            yield replace(fabric, branches=branches)
+            ends = " and ".join(["inputs"] * inputs + ["outputs"] * outputs)
+            family = f"{fabric.family}, transposed {ends}" if fabric.family else ""
+            yield replace(fabric, branches=branches, family=family)
 
 
 def best_variant(
@@ -72,8 +78,9 @@ def best_variant(
     if len(found) == 1:
         return fabric, project(weight, fabric, covariance, groups=groups)
     tried = [project(weight, variant, covariance, sweeps=_TRIED).error for variant in found]
-    clear = (1 - _CLEARLY) * tried[0]
-    best = min(range(len(found)), key=lambda i: tried[i] if tried[i] < clear or not i else clear)
+    best = int(np.argmin(tried))
+    if tried[best] > (1 - _CLEARLY) * tried[0] - _ROUNDING:
+        best = 0
     return found[best], project(weight, found[best], covariance)
 
 

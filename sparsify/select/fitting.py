@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..fabric import Fabric, Stage
 
-__all__ = ["Fit"]
+__all__ = ["Fit", "turns"]
 
 Matrix = npt.NDArray[np.float64]
 
@@ -41,17 +41,20 @@ class Fit:
         self._load, self._groups = load, groups
         self._loaded: tuple[Matrix, Matrix | None] | None = None
         self._tails: dict[tuple[int, ...], Matrix] = {}
+        self._roots: dict[tuple[int, ...], Matrix] = {}
 
-    def error(self, fabric: Fabric) -> float:
+    def error(self, fabric: Fabric, turned: tuple[bool, bool] = (False, False)) -> float:
         """The relative squared error, about.
 
         Args:
             fabric: Monarch or low rank, over one group, kernel in place.
+            turned: whether its blocks shall read strided inputs, and write neighbouring outputs:
+                its variants, see `turns`.
         """
         first, second = (step for step in fabric.branches[0] if isinstance(step, Stage))
         blocks_in, blocks_out = first.a, second.d
         links = second.c // blocks_in
-        key = (blocks_in, blocks_out, first.c, second.b, bool(first.kernel))
+        key = (blocks_in, blocks_out, first.c, second.b, bool(first.kernel), *turned)
         if key not in self._tails:
             self._tails[key] = self._tail(*key)
         tails = self._tails[key]
@@ -60,6 +63,7 @@ class Fit:
     def forget(self) -> None:
         """Let the weight and its covariance go; what was asked before stays known."""
         self._loaded = None
+        self._roots.clear()
 
     def _data(self) -> tuple[Matrix, Matrix | None]:
         """The weights (groups, out, in, taps) and the covariance, read again where forgotten."""
@@ -70,7 +74,14 @@ class Fit:
         return self._loaded
 
     def _tail(
-        self, blocks_in: int, blocks_out: int, inputs: int, outputs: int, taps_first: bool
+        self,
+        blocks_in: int,
+        blocks_out: int,
+        inputs: int,
+        outputs: int,
+        taps_first: bool,
+        is_strided: bool,
+        is_plain: bool,
     ) -> Matrix:
         """Share of the energy that is left without the first 0, 1, 2, ... links."""
         total: Matrix = np.zeros(1)
@@ -78,16 +89,37 @@ class Fit:
         for group, weight in enumerate(weights):
             wide = _padded(weight, blocks_out * outputs, blocks_in * inputs)
             taps = wide.shape[2]
-            cells = wide.reshape(outputs, blocks_out, blocks_in, inputs, taps)
+            rows_first = (blocks_out, outputs) if is_plain else (outputs, blocks_out)
+            columns = (inputs, blocks_in) if is_strided else (blocks_in, inputs)
+            cells = wide.reshape(*rows_first, *columns, taps)
+            cells = cells.swapaxes(0, 1) if is_plain else cells  # (outputs, blocks, ...)
+            cells = cells.swapaxes(2, 3) if is_strided else cells  # (..., blocks, inputs, taps)
             order = (2, 1, 0, 3, 4) if taps_first else (2, 1, 0, 4, 3)
             rows = outputs if taps_first else outputs * taps
             cells = cells.transpose(order).reshape(blocks_in, blocks_out, rows, -1)
             if covariance is not None:
-                own = _of_group(covariance, group, self._groups)
-                cells = cells @ _roots(own, blocks_in, inputs, taps, taps_first)[:, None]
+                key = (group, blocks_in, taps_first, is_strided)
+                if key not in self._roots:
+                    own = _of_group(covariance, group, self._groups)
+                    self._roots[key] = _roots(own, blocks_in, inputs, taps, taps_first, is_strided)
+                cells = cells @ self._roots[key][:, None]
             total = _sum(total, _energies(cells))
         left = np.append(np.cumsum(total[::-1])[::-1], 0.0)
         return left / left[0] if left[0] > 0 else np.zeros(1)
+
+
+def turns(fabric: Fabric) -> list[tuple[bool, bool]]:
+    """What is turned in each of `projection.variants(fabric)`, in that order.
+
+    Example:
+        >>> from sparsify.topology import Monarch
+        >>> turns(Monarch(blocks_in=1, blocks_out=2).build(4, 4))
+        [(False, False), (False, True)]
+    """
+    first, second = (step for step in fabric.branches[0] if isinstance(step, Stage))
+    can_read, can_write = first.a > 1, second.d > 1
+    ways = ((False, False), (True, False), (False, True), (True, True))
+    return [way for way in ways if way[0] <= can_read and way[1] <= can_write]
 
 
 def _of_group(covariance: Matrix, group: int, groups: int) -> Matrix:
@@ -99,17 +131,19 @@ def _of_group(covariance: Matrix, group: int, groups: int) -> Matrix:
     return covariance[edge, edge]
 
 
-def _roots(covariance: Matrix, blocks: int, inputs: int, taps: int, taps_first: bool) -> Matrix:
+def _roots(
+    covariance: Matrix, blocks: int, inputs: int, taps: int, taps_first: bool, is_strided: bool
+) -> Matrix:
     """For each block of inputs a root of its part of the covariance."""
     if not taps_first and taps > 1:  # each tap reads the same channels: their mean
-        channels = len(covariance) // taps
-        split = covariance.reshape(channels, taps, channels, taps)
+        width = len(covariance) // taps
+        split = covariance.reshape(width, taps, width, taps)
         covariance, taps = np.einsum("itjt->ij", split) / taps, 1
-    size = inputs * taps
-    wrapped = np.arange(blocks * size) % len(covariance)
-    found = np.empty((blocks, size, size))
+    channels = np.arange(blocks * inputs) % (len(covariance) // taps)
+    members = channels.reshape(inputs, blocks).T if is_strided else channels.reshape(blocks, inputs)
+    found = np.empty((blocks, inputs * taps, inputs * taps))
     for block in range(blocks):
-        own = wrapped[block * size : (block + 1) * size]
+        own = (members[block][:, None] * taps + np.arange(taps)).reshape(-1)
         part = covariance[np.ix_(own, own)]
         values, vectors = np.linalg.eigh(part)
         found[block] = vectors * np.sqrt(np.maximum(values, 0))

@@ -182,23 +182,29 @@ class LatencyModel:
         terms = dense_convolution_terms(in_features, out_features, taps, groups, rows, in_rows)
         return _dot(self.convolution_costs, terms)
 
-    def convolution_fabric(self, fabric: Fabric, rows: int, in_rows: int) -> float:
+    def convolution_fabric(
+        self, fabric: Fabric, rows: int, in_rows: int, transposed: bool = False
+    ) -> float:
         """Seconds of a convolution made of a fabric; stages before the spatial one see in_rows.
 
         Args:
             fabric: with its kernel, or without one for a 1 x 1 convolution.
             rows: positions of the output, all samples.
             in_rows: positions of the input, all samples.
+            transposed: whether it is a transposed convolution.
         """
-        seconds = _dot(self.convolution_costs, convolution_terms(fabric, rows, in_rows))
+        terms = convolution_terms(fabric, rows, in_rows, transposed)
+        seconds = _dot(self.convolution_costs, terms)
         for branch in fabric.branches:
-            before = in_rows if fabric.kernel else rows
+            before = in_rows if fabric.kernel or transposed else rows
             for step in branch:
                 after = rows if step.kernel else before
                 if isinstance(step, GraphStage):
-                    sizes = (step.in_features, step.out_features, step.taps)
+                    channels, images = (step.in_features, step.out_features), (after, before)
+                    if transposed:
+                        channels, images = channels[::-1], images[::-1]
                     seconds += _dot(self.graph_costs, graph_terms(step, 0))
-                    seconds += self.convolution(*sizes, 1, after, before)
+                    seconds += self.convolution(*channels, step.taps, 1, *images)
                 before = after
         return seconds
 
@@ -222,17 +228,14 @@ class LatencyModel:
         rows = max(1, site.rows)
         in_rows = rows if site.in_rows is None else max(1, site.in_rows)
         if site.kind.startswith("conv"):
+            # A transposed convolution does what the other does, from its outputs to its inputs.
+            channels, images = (site.in_features, site.out_features), (rows, in_rows)
+            if site.is_transposed:
+                channels, images = channels[::-1], images[::-1]
             seconds = (
-                self.convolution(
-                    site.in_features,
-                    site.out_features,
-                    math.prod(site.kernel),
-                    site.groups,
-                    rows,
-                    in_rows,
-                )
+                self.convolution(*channels, math.prod(site.kernel), site.groups, *images)
                 if fabric is None
-                else self.convolution_fabric(fabric, rows, in_rows)
+                else self.convolution_fabric(fabric, rows, in_rows, site.is_transposed)
             )
         elif fabric is None:
             inputs, outputs = site.in_features // site.groups, site.out_features // site.groups

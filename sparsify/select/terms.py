@@ -76,6 +76,7 @@ CONVOLUTION = (
     "mixing outputs",
     "mixing multiply-adds",
     "mixing blocks",
+    "strided mixing outputs",
     "features moved",
 )
 _SWAPPED = CONVOLUTION.index("swapped features")
@@ -178,23 +179,27 @@ def dense_convolution_terms(
 
 
 @lru_cache(maxsize=8192)
-def convolution_terms(fabric: Fabric, rows: int, in_rows: int) -> Terms:
+def convolution_terms(fabric: Fabric, rows: int, in_rows: int, transposed: bool = False) -> Terms:
     """Counts of a convolution's fabric, graph stages left out, by the names of `CONVOLUTION`.
+
+    A transposed convolution does what the other does the other way round.
 
     Example:
         >>> fabric = Fabric(4, 4, ((Stage(1, 4, 4, 1, (3, 3)),),))
         >>> convolution_terms(fabric, 64, 64)[7]
         9216
     """
-    parts = [_branch_terms(branch, fabric, rows, in_rows) for branch in fabric.branches]
+    parts = [_branch_terms(branch, fabric, rows, in_rows, transposed) for branch in fabric.branches]
     return (0, 1, *(sum(column) for column in zip(*parts, strict=True)))
 
 
-def _branch_terms(branch: Branch, fabric: Fabric, rows: int, in_rows: int) -> Terms:
+def _branch_terms(
+    branch: Branch, fabric: Fabric, rows: int, in_rows: int, transposed: bool
+) -> Terms:
     """What comes after the calls; steps before the spatial one see the input's positions."""
     spatial: Terms = (0.0,) * (_SWAPPED - 3)
-    swapped = inputs = outputs = products = blocks = moved = 0
-    positions = in_rows if fabric.kernel else rows
+    swapped = inputs = outputs = products = blocks = strided = moved = 0
+    positions = in_rows if fabric.kernel or transposed else rows
     for step in branch:
         if step.kernel:
             positions = rows
@@ -203,8 +208,10 @@ def _branch_terms(branch: Branch, fabric: Fabric, rows: int, in_rows: int) -> Te
         elif step.kernel:
             groups = step.a * step.d
             b, c, paired = fitting(step)
-            sizes = (groups * c, groups * b, step.taps, groups // (2 if paired else 1))
-            spatial = _spatial(*sizes, rows, in_rows)
+            channels, images = (groups * c, groups * b), (rows, in_rows)
+            if transposed:
+                channels, images = channels[::-1], images[::-1]
+            spatial = _spatial(*channels, step.taps, groups // (2 if paired else 1), *images)
             swapped += _swapped(step.in_features, step.c, step.d, c) * in_rows
             swapped += _swapped(step.out_features, step.b, step.d, b) * rows
         else:
@@ -212,10 +219,11 @@ def _branch_terms(branch: Branch, fabric: Fabric, rows: int, in_rows: int) -> Te
             outputs += step.out_features * positions
             products += step.parameters * positions
             blocks += step.a * step.d * positions
+            strided += step.out_features * positions if step.d > 1 else 0
     moved += _surplus(branch[0].in_features, fabric.in_features) * in_rows
     moved += _surplus(branch[-1].out_features, fabric.out_features) * rows
     steps = sum(not isinstance(step, GraphStage) for step in branch)
-    return (steps, *spatial, swapped, inputs, outputs, products, blocks, moved)
+    return (steps, *spatial, swapped, inputs, outputs, products, blocks, strided, moved)
 
 
 def _spatial(

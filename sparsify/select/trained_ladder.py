@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 
 from ..fabric import Fabric
+from ..projection import Projection, variants
 from ..site import Rival, Site
 from ..topology import Family, LowRank, Monarch, Topology
 from ..topology.base import block_counts, is_balanced
 from .candidates import AUTO
 from .choose import Choice
-from .fitting import Fit
+from .fitting import Fit, turns
 from .ladder import MOST, Conditions, Ladder, Rung, for_site
 from .trained import Trained
 
@@ -60,6 +62,7 @@ class TrainedLadder(Ladder):
     ) -> None:
         """Of one layer."""
         self._trained = trained
+        self._is_calibrated = trained.covariance_of(site.name) is not None
         self._fit: Fit | None = None
         self._errors: dict[Fabric, float] = {}
         self.ratio = _FINE if has_estimates(family) else _COARSE
@@ -122,9 +125,9 @@ class TrainedLadder(Ladder):
         """
         assert rung.choice is not None
         fabrics = [for_site(self.site, rung.choice.fabric)]
-        if self._fit is not None and self._trained.covariance_of(self.site.name) is not None:
+        if self._fit is not None and self._is_calibrated:
             fabrics += self._others(rung)
-        made = [self._trained.best(self.site.name, fabric, self.site.groups) for fabric in fabrics]
+        made = [self._projected(fabric) for fabric in fabrics]
         best = min(range(len(made)), key=lambda place: made[place][1].error)
         fabric, projection = made[best]
         rivals = rung.choice.rivals
@@ -138,6 +141,17 @@ class TrainedLadder(Ladder):
             rivals=rivals,
             error=projection.error,
         )
+
+    def _projected(self, whole: Fabric) -> tuple[Fabric, Projection]:
+        """The variant that seems to come nearest, and its projection."""
+        site = self.site
+        if self._fit is None or site.groups > 1:
+            return self._trained.best(site.name, whole, site.groups)
+        ways = list(zip(variants(whole), turns(whole), strict=True))
+        errors = [self._fit.error(whole, turned) for _, turned in ways]
+        self._fit.forget()
+        fabric = ways[int(np.argmin(errors))][0]
+        return fabric, self._trained.project(site.name, fabric)
 
     def _others(self, rung: Rung) -> list[Fabric]:
         """The best fabric of each other family within the costs of a rung."""
@@ -169,7 +183,7 @@ class TrainedLadder(Ladder):
             return None
         errors = [self._error(fabric) for fabric in found]
         best = int(np.argmin(errors))
-        what = "weight" if self._trained.covariance_of(self.site.name) is None else "output"
+        what = "output" if self._is_calibrated else "weight"
         reason = f"nearest to the dense {what} of {len(found)}"
         return Choice(found[best], -errors[best], reason, _rivals(found, errors, best))
 
@@ -177,13 +191,13 @@ class TrainedLadder(Ladder):
         """The largest fabric of each setting within a budget, over the features of one group."""
         for topology in self._settings:
             most = topology.most(*self.sizes)
-            unit = usage(for_site(self.site, topology.build(*self.sizes)))
+            unit = usage(for_site(self.site, _built(topology, *self.sizes)))
             size = min(most, int(1 / unit) if 0 < unit < math.inf else 0)
             for count in (size + 1, size, size - 1):
                 if not 1 <= count <= most:
                     continue
                 grown = dataclasses.replace(topology, **{str(topology.grows): count})
-                fabric = grown.build(*self.sizes)
+                fabric = _built(grown, *self.sizes)
                 if (self.site.groups == 1 or fabric.repeats) and (
                     usage(for_site(self.site, fabric)) <= 1
                 ):
@@ -217,6 +231,12 @@ def _settings(family: Family, in_features: int, out_features: int) -> Iterator[T
             is_small = 1 < blocks_in * blocks_out <= widest
             if is_small and is_balanced(blocks_in, blocks_out, _LOPSIDED):
                 yield Monarch.of(blocks_in, blocks_out)
+
+
+@lru_cache(maxsize=16384)
+def _built(topology: Topology, in_features: int, out_features: int) -> Fabric:
+    """Layers of one size ask for the same fabrics."""
+    return topology.build(in_features, out_features)
 
 
 def _doublings(width: int) -> list[int]:

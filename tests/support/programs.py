@@ -185,9 +185,7 @@ def _mlp() -> nn.Module:
 
 
 PROGRAMS: dict[str, Program] = {
-    "mlp": Program(
-        _mlp, lambda: (noise(3, 64),), {"0": "Linear", "3": "Linear", "4": "Linear"}
-    ),
+    "mlp": Program(_mlp, lambda: (noise(3, 64),), {"0": "Linear", "3": "Linear", "4": "Linear"}),
     "net": Program(
         Net,
         lambda: (noise(3, 3, 8, 8),),

@@ -15,7 +15,7 @@ from .tiles import Tiles
 
 __all__ = ["Mixing", "Piece", "Sums", "Taps"]
 
-SIDE_BY_SIDE = 64  # columns that make a product worth its call
+SIDE_BY_SIDE = 512  # columns that make a tile worth its calls
 
 Sums = Sequence[Tensor | None]
 

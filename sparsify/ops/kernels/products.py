@@ -7,6 +7,7 @@ that tiles take, and Python is slow after a convolution has emptied the caches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -19,6 +20,7 @@ from .pieces import Piece, Sums
 __all__ = ["Products", "are_products"]
 
 MOST_STAGES = 2  # tiles keep what lies between more of them in cache
+FEW_POSITIONS = 256  # of an image, up to which samples go side by side
 MOST_COPIES = 2**16  # weights that are copied rather than that samples are taken one by one
 
 
@@ -36,35 +38,54 @@ class Products(Piece):
         """See Piece."""
         super().__init__(steps)
         self._ways = [((s.a * s.d, s.b, s.c), s.d > 1) for s in self.stages]
+        self._is_strided = any(strided for _, strided in self._ways)
+
+    def _joins(self, images: Tensor) -> bool:
+        """Whether samples go side by side, as if they were one: several with few positions."""
+        few = 0 < math.prod(images.shape[2:]) <= FEW_POSITIONS
+        return self._is_strided and few and images.shape[0] > 1
 
     def forward(self, x: Tensor, factors: Sequence[Tensor]) -> Tensor:
         """See Piece."""
-        columns = _columns(x)
+        joins = self._joins(x)
+        columns = _columns(x, joins)
         for (shape, strided), weight in zip(self._ways, factors, strict=True):
             columns = _multiply(weight.reshape(shape), columns, strided)
-        return columns.view(*columns.shape[:2], *x.shape[2:])
+        return _images(columns, x, joins)
 
     def backward(
         self, flow: Tensor, x: Tensor, factors: Sequence[Tensor], sums: Sums, passes: bool
     ) -> Tensor:
         """See Piece."""
         weights = [w.reshape(shape) for w, (shape, _) in zip(factors, self._ways, strict=True)]
-        inputs = [_columns(x)]
+        joins = self._joins(x)
+        inputs = [_columns(x, joins)]
         for place in range(len(weights) - 1):
             inputs.append(_multiply(weights[place], inputs[place], self._ways[place][1]))
-        grad = _columns(flow)
+        grad = _columns(flow, joins)
         for place in reversed(range(len(weights))):
             (shape, strided), total = self._ways[place], sums[place]
             if total is not None:
                 _add_gradient(total.view(shape), grad, inputs[place], strided)
             if passes or any(one is not None for one in sums[:place]):
                 grad = _multiply(weights[place].transpose(1, 2), grad, strided)
-        return grad.view(*grad.shape[:2], *x.shape[2:])
+        return _images(grad, x, joins)
 
 
-def _columns(images: Tensor) -> Tensor:
+def _columns(images: Tensor, joins: bool) -> Tensor:
     """Images as (samples, channels, positions), contiguous."""
-    return images.flatten(2).contiguous()
+    columns = images.flatten(2)
+    if joins:
+        return columns.transpose(0, 1).reshape(1, columns.shape[1], -1)
+    return columns.contiguous()
+
+
+def _images(columns: Tensor, like: Tensor, joins: bool) -> Tensor:
+    """Undo `_columns`."""
+    samples, channels, positions = like.shape[0], columns.shape[1], like.shape[2:]
+    if joins:
+        return columns.view(channels, samples, *positions).transpose(0, 1).contiguous()
+    return columns.view(samples, channels, *positions)
 
 
 def _multiply(
