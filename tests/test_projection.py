@@ -290,6 +290,11 @@ def test_variants_only_permute() -> None:
         assert relative(turned, materialised(found, factors)) < 1e-20
 
 
+def test_shuffles_that_cancel_are_left_out() -> None:
+    *_, strided = variants(build("block_diagonal", 24, 30, {"blocks": 6}))
+    assert strided.branches == ((Stage(1, 5, 4, 6),),)
+
+
 def test_equal_variants_leave_the_fabric_alone() -> None:
     fabric = build("monarch", 16, 16, {"blocks": 4})
     assert best_variant(np.ones((16, 16)), fabric)[0] is fabric

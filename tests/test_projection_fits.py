@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import sparsify as sp
 from sparsify.errors import ConfigError, ModelError
-from sparsify.fabric import Fabric, Stage
+from sparsify.fabric import Fabric, GraphStage, Stage
 from sparsify.projection import project
 from sparsify.projection.als import als
 from sparsify.projection.chain import chains_of
@@ -80,6 +80,63 @@ def test_a_polish_never_worsens_a_start() -> None:
             als(chains, target, np.eye(16), 5, enough=0.0)
             after = float(((target - chains[0].forward(np.eye(16))) ** 2).sum())
             assert after <= before + 1e-24
+
+
+@given(any_fabrics(), st.integers(0, 99), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_balancing_keeps_the_product(fabric: Fabric, seed: int, coloured: bool) -> None:
+    rng = np.random.default_rng(seed)
+    taps = math.prod(fabric.kernel) if coloured else 1
+    for chain in chains_of(fabric, [rng.standard_normal(s.shape) for s in fabric.stages], coloured):
+        joined = taps if any(link.joins for link in chain.links) else 1
+        inputs = rng.standard_normal((fabric.in_features, 5 * joined))
+        before = chain.forward(inputs)
+        chain.balance()
+        np.testing.assert_allclose(chain.forward(inputs), before, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("coloured", [True, False])
+def test_balancing_keeps_the_product_with_taps_behind(coloured: bool) -> None:
+    first, wide = Stage(2, 2, 3, 1), GraphStage("random", 4, 6, 2, kernel=(3,))
+    for last in (Stage(1, 5, 2, 2, (3,)), wide):
+        fabric = Fabric(6, last.out_features, ((first, last),))
+        rng = np.random.default_rng(0)
+        (chain,) = chains_of(
+            fabric, [rng.standard_normal(s.shape) for s in fabric.stages], coloured
+        )
+        inputs = rng.standard_normal((6, 12))
+        before = chain.forward(inputs)
+        chain.balance()
+        np.testing.assert_allclose(chain.forward(inputs), before)
+
+
+def test_branches_start_where_others_end() -> None:
+    weight = gaussian(64, 64)
+    one = project(weight, build("butterfly", 64, 64, {"radix": 4})).error
+    several = build("parallel_butterfly", 64, 64, {"branches": 3, "radix": 4})
+    assert project(weight, several, sweeps=0).error < 0.8 * one
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("is_aware", [True, False])
+def test_als_finds_the_best_with_taps_in_either_stage(is_first: bool, is_aware: bool) -> None:
+    """From a random start, against the SVD of the weight with its taps as columns or rows."""
+    first, last = build("low_rank", 8, 10, {"rank": 3}).stages
+    if is_first:
+        first = dataclasses.replace(first, kernel=(3,))
+    else:
+        last = dataclasses.replace(last, kernel=(3,))
+    fabric, weight = Fabric(8, 10, ((first, last),)), gaussian(10, 24).reshape(10, 8, 3)
+    rng = np.random.default_rng(0)
+    chains = chains_of(fabric, [rng.standard_normal(s.shape) for s in (first, last)], is_aware)
+    flat = weight.reshape(10, 24) if is_first else weight.transpose(0, 2, 1).reshape(30, 8)
+    squares = np.linalg.svd(flat)[1] ** 2
+    # With a white covariance, coloured columns mean the same: feature and tap for itself.
+    inputs = np.eye(24).reshape(8, 72) if is_aware else np.eye(8)
+    target = weight.reshape(10, 24) if is_aware else weight.transpose(0, 2, 1).reshape(10, 24)
+    als(chains, target, inputs, 300, enough=1e-12)
+    left = float(((target - chains[0].forward(inputs)) ** 2).sum())
+    assert left == pytest.approx(squares[3:].sum(), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +308,9 @@ def test_few_samples_are_enough() -> None:
         dense = materialised(fabric, factors)
         assert error < project(weight, fabric, sweeps=0).error
         assert relative(weight, dense) < 10
+    fewer = samples[:5].T @ samples[:5]
+    blocks = build("block_diagonal", 32, 32, {"blocks": 4})  # of 8 inputs: 5 samples fit exactly
+    assert project(weight, blocks, fewer).error < 1e-8
     assert project(weight, fabric, np.zeros((32, 32))).error == pytest.approx(
         project(weight, fabric).error
     )

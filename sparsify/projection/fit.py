@@ -23,9 +23,9 @@ Matrix = npt.NDArray[np.float64]
 
 _SWEEPS = 30
 _LEAST_SWEEPS = 4
-_WORK = 1e13
-"""Sweeps by default: so many, or as many as take about this many floating point operations (some
-minutes of a core), which only deep or random fabrics of several thousand features reach."""
+_WORK = 8e12
+"""Sweeps by default: so many, or as many as take about this many floating point operations (one to
+five minutes of a core), which only layers of several thousand features reach."""
 
 _ENOUGH = 1e-3
 _CONVERGED = 1e-7
@@ -104,12 +104,12 @@ def _solved(problem: Problem, sweeps: int | None) -> list[Matrix]:
 def _polished(problem: Problem, chains: list[Chain], sweeps: int | None) -> list[Chain]:
     """A start after alternating least squares."""
     enough = _ENOUGH if sweeps is None else _CONVERGED
+    rounds = sweeps or _affordable(problem)
     pairs = None if problem.metric is None else pairs_of(problem)
     if pairs is None:
-        inputs, target = problem.inputs(), problem.target()
-        als(chains, target, inputs, sweeps or _affordable(problem), enough)
+        als(chains, problem.target(), problem.inputs(), rounds, enough)
         return chains
-    factors = refine(problem, pairs, chains[0].factors(), sweeps or _SWEEPS, enough)
+    factors = refine(problem, pairs, chains[0].factors(), rounds, enough)
     (chain,) = chains_of(problem.fabric, factors)
     chain.balance()
     return [chain]
