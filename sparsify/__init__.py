@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .errors import NothingToDoError as NothingToDoError
     from .errors import SparsifyError as SparsifyError
     from .errors import VerificationError as VerificationError
-    from .export.onnx_export import export_onnx as export_onnx
+    from .export.onnx.export import export_onnx as export_onnx
     from .fabric import Fabric as Fabric
     from .init.project import project as project
     from .optim import param_groups as param_groups
@@ -58,7 +58,7 @@ _HOMES = {  # public name -> where it is defined, imported when it is first used
     "Rule": ".config",
     "save": ".store",
     "load": ".store",
-    "export_onnx": ".export.onnx_export",
+    "export_onnx": ".export.onnx.export",
     "fabric": ".api",
     "Fabric": ".fabric",
     "score": ".select.score",

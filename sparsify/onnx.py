@@ -18,7 +18,7 @@ from .native import library
 if TYPE_CHECKING:
     import onnxruntime
 
-    from .frontend.onnx_model import OnnxModel
+    from .frontend.onnx.model import OnnxModel
 
 __all__ = ["library_path", "read", "register", "session"]
 
@@ -51,7 +51,7 @@ def read(path: str | os.PathLike[str], example_inputs: Any = None) -> OnnxModel:
         >>> model = sp.onnx.read("model.onnx")  # doctest: +SKIP
         >>> sp.save(sp.sparsify(model, budget=0.25), "sparse.onnx")  # doctest: +SKIP
     """
-    from .frontend.onnx_model import open_onnx
+    from .frontend.onnx.model import open_onnx
 
     return open_onnx(path, example_inputs)
 

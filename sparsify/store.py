@@ -28,7 +28,7 @@ SAVERS = Registry(
     "sparsify.savers",
     {
         ".safetensors": ".io.model:save",
-        ".onnx": ".export.onnx_save:save_onnx",
+        ".onnx": ".export.onnx.save:save_onnx",
         ".pt2": ".export.pt2:save_pt2",
         FOLDER: ".frontend.folder_files:save_folder",
     },
@@ -38,7 +38,7 @@ LOADERS = Registry(
     "sparsify.loaders",
     {
         ".safetensors": ".io.model:load",
-        ".onnx": ".frontend.onnx_model:load_onnx",
+        ".onnx": ".frontend.onnx.model:load_onnx",
         ".pt2": ".frontend.pt2:load_pt2",
         FOLDER: ".frontend.folder:load_folder",
     },

@@ -14,11 +14,11 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 import sparsify as sp
-from sparsify.export import onnx_write
 from sparsify.export.inputs import Inputs
-from sparsify.export.onnx_graph import GraphWriter
-from sparsify.export.onnx_neighbours import write_neighbours
-from sparsify.export.onnx_ops import DOMAIN
+from sparsify.export.onnx import write
+from sparsify.export.onnx.graph import GraphWriter
+from sparsify.export.onnx.neighbours import write_neighbours
+from sparsify.export.onnx.ops import DOMAIN
 from sparsify.fabric import Fabric, GraphStage, Shuffle, Stage
 from sparsify.steps import GRAPHS as GRAPHS_BY_NAME
 from sparsify.verify import compare
@@ -171,7 +171,7 @@ def test_a_graph_without_a_form_in_onnx_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_large_weights_lie_beside(net: Net, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(onnx_write, "EXTERNAL_DATA_BYTES", 1000)
+    monkeypatch.setattr(write, "EXTERNAL_DATA_BYTES", 1000)
     path = tmp_path / "m.onnx"
     for _ in range(2):
         report = sp.export_onnx(net, path, (X,))

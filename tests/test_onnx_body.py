@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from onnx.reference import ReferenceEvaluator
 
-from sparsify.export.onnx_ops import structure
+from sparsify.export.onnx.ops import structure
 from sparsify.fabric import Fabric, Shuffle, Stage
 from sparsify.ops.window import Window
 from sparsify.topology import TOPOLOGIES

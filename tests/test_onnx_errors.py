@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import sparsify as sp
 from sparsify.errors import ConfigError, FileError, ModelError, VerificationError
-from sparsify.export import exporter, onnx_export, onnx_write
+from sparsify.export import exporter
+from sparsify.export.onnx import export, write
 from sparsify.verify import compare
 from tests.support.onnx_nets import Net, X
 
@@ -28,10 +29,10 @@ def net() -> Net:
 
 def corrupted(monkeypatch: pytest.MonkeyPatch, weight: str) -> None:
     """Make the step that writes the file change one number."""
-    write = onnx_write.write_graph
+    right = write.write_graph
 
     def wrong(graph: Any, path: Path, opset: int) -> None:
-        write(graph, path, opset)
+        right(graph, path, opset)
         model = onnx.load(path)
         held = next(w for w in model.graph.initializer if w.name == weight)
         array = numpy_helper.to_array(held).copy()
@@ -39,7 +40,7 @@ def corrupted(monkeypatch: pytest.MonkeyPatch, weight: str) -> None:
         held.CopyFrom(numpy_helper.from_array(array, weight))
         onnx.save(model, path)
 
-    monkeypatch.setattr(onnx_export, "write_graph", wrong)
+    monkeypatch.setattr(export, "write_graph", wrong)
 
 
 @pytest.mark.parametrize(

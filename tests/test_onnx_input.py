@@ -18,10 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 import sparsify as sp
 from sparsify.cli import main
-from sparsify.export import onnx_rewrite, onnx_save
-from sparsify.export.onnx_ops import DOMAIN
-from sparsify.export.onnx_save import save_onnx
-from sparsify.frontend.onnx_model import OnnxModel
+from sparsify.export.onnx import bytes as onnx_bytes
+from sparsify.export.onnx import rewrite
+from sparsify.export.onnx import save as onnx_save
+from sparsify.export.onnx.ops import DOMAIN
+from sparsify.export.onnx.save import save_onnx
+from sparsify.frontend.onnx.model import OnnxModel
 from tests.support import onnx_files
 from tests.support.onnx_files import FILES, exported, model, node, noise, save
 from tests.support.purity import untouched
@@ -349,8 +351,6 @@ def test_weights_beside_the_file(external: Path, folder: Path) -> None:
 def test_large_models_keep_weights_beside_the_file(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparsify.export import onnx_bytes
-
     monkeypatch.setattr(onnx_bytes, "EXTERNAL_DATA_BYTES", 10_000)
     path = save(FILES["keras"](), tmp_path / "m.onnx")
     _, output = converted(path)
@@ -468,15 +468,15 @@ def test_converting_twice_keeps_the_fabrics(folder: Path) -> None:
 def test_a_wrong_rewrite_is_never_published(
     what: str, layer: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = onnx_rewrite.rewrite
+    right = rewrite.rewrite
 
-    def wrong(sparse: OnnxModel) -> onnx_rewrite.Rewritten:
+    def wrong(sparse: OnnxModel) -> rewrite.Rewritten:
         found = right(sparse)
         nodes = found.proto.graph.node
         if what == "factor":
             name = next(name for name in found.values if name.startswith(layer))
             values = {**found.values, name: found.values[name] * 0}
-            return onnx_rewrite.Rewritten(found.proto, values)
+            return rewrite.Rewritten(found.proto, values)
         if what == "bias":
             next(n for n in nodes if n.op_type == "Add").op_type = "Sub"
             return found

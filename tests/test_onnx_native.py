@@ -22,7 +22,7 @@ import torch
 from onnx import TensorProto, helper
 
 import sparsify as sp
-from sparsify.export.onnx_ops import DOMAIN
+from sparsify.export.onnx.ops import DOMAIN
 from sparsify.fabric import Fabric, GraphStage, Shuffle, Stage
 from sparsify.native import library
 from sparsify.topology import TOPOLOGIES

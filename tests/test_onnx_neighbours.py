@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from sparsify.export.onnx_graph import GraphWriter
-from sparsify.export.onnx_neighbours import write_neighbours, write_permutations
+from sparsify.export.onnx.graph import GraphWriter
+from sparsify.export.onnx.neighbours import write_neighbours, write_permutations
 from sparsify.steps import GRAPHS, GraphStage
 from sparsify.steps.scramble import permutations
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import sparsify as sp
-from sparsify.export import onnx_capture
-from sparsify.export.onnx_ops import DOMAIN
-from sparsify.export.onnx_transformers import borrowed
+from sparsify.export.onnx import capture
+from sparsify.export.onnx.ops import DOMAIN
+from sparsify.export.onnx.transformers import borrowed
 from tests.support.zoo import ZOO, make
 
 exporters = pytest.importorskip("transformers.exporters")
@@ -70,7 +70,7 @@ def test_torch_alone_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     def never(model: nn.Module) -> Any:
         raise AssertionError("not needed here")
 
-    monkeypatch.setattr(onnx_capture, "borrowed", never)
+    monkeypatch.setattr(capture, "borrowed", never)
     report = sp.export_onnx(nn.Linear(4, 2), tmp_path / "m.onnx", (torch.randn(2, 4),))
     assert report is not None
 

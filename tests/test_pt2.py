@@ -22,8 +22,8 @@ from sparsify.cli import main
 from sparsify.export import pt2 as export
 from sparsify.export.pt2 import export_program, export_pt2
 from sparsify.export.pt2_compare import compare_pt2
-from sparsify.frontend.pt2_file import open_program
-from sparsify.frontend.pt2_raise import MATCHERS, raised
+from sparsify.frontend.pt2.file import open_program
+from sparsify.frontend.pt2.raising import MATCHERS, raised
 from sparsify.io.recipe import fabrics
 from tests.support.programs import PROGRAMS, Attention, Net, batch, exported
 from tests.support.purity import untouched

@@ -18,7 +18,7 @@ from torch import nn
 
 import sparsify as sp
 from sparsify.cli import main
-from sparsify.frontend.pt2_file import open_program
+from sparsify.frontend.pt2.file import open_program
 from tests.support.zoo.entry import noise
 
 MARK = "code-ran"

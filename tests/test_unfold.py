@@ -55,7 +55,7 @@ def test_attention(
     masks = (None, torch.rand(5, 7) > 0.7, torch.randn(5, 7), torch.randn(12, 5, 7))
     for mask, pad, weights, mean in itertools.product(masks, (None, padding), (0, 1), (0, 1)):
         if mask is not None and mask.is_floating_point() and pad is not None:
-            pad = torch.zeros(3, 7).masked_fill(pad, -1e4)  # noqa: PLW2901
+            pad = torch.zeros(3, 7).masked_fill(pad, -1e4)
         arguments = (q, k, v, pad, bool(weights), mask, bool(mean))
         _same(other(*arguments), module(*arguments))
     single = [x.select(0 if batch_first else 1, 0) for x in (q, k, v)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..export.inputs import Inputs
-from ..export.onnx_export import export_onnx
+from ..export.onnx.export import export_onnx
 from ..native.library import library, why_not
 from ..onnx import session
 from .subject import Subject

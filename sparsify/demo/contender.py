@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import VerificationError
-from ..export.onnx_export import export_onnx
+from ..export.onnx.export import export_onnx
 from ..io import load, save
 from ..verify import Report
 from .console import progress

@@ -20,7 +20,7 @@ __all__ = ["EXPORTERS", "exporter"]
 EXPORTERS = Registry(
     "exporter",
     "sparsify.exporters",
-    {".onnx": ".export.onnx_export:export_onnx", ".pt2": ".export.pt2:export_pt2"},
+    {".onnx": ".export.onnx.export:export_onnx", ".pt2": ".export.pt2:export_pt2"},
 )
 
 

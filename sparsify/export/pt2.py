@@ -16,10 +16,10 @@ from ..errors import ConfigError, ModelError, VerificationError
 from ..files import staged, writing
 from ..frontend.preserve import preserved
 from ..frontend.pt2 import as_module
-from ..frontend.pt2_file import open_program
-from ..frontend.pt2_interface import Axis, Interface, Range, Size
-from ..frontend.pt2_module import ExportedModule
-from ..frontend.pt2_raise import raised
+from ..frontend.pt2.file import open_program
+from ..frontend.pt2.interface import Axis, Interface, Range, Size
+from ..frontend.pt2.module import ExportedModule
+from ..frontend.pt2.raising import raised
 from ..verify import Report
 from .inputs import Axes, Inputs
 from .pt2_compare import compare_modules

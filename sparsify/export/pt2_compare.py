@@ -10,8 +10,8 @@ from torch import nn
 
 from ..errors import ConfigError, ModelError
 from ..frontend.pt2 import load_pt2
-from ..frontend.pt2_interface import Axis, Interface, Range
-from ..frontend.pt2_module import ExportedModule
+from ..frontend.pt2.interface import Axis, Interface, Range
+from ..frontend.pt2.module import ExportedModule
 from ..verify import Difference, Report, difference, run_model, to_numpy
 from .inputs import Inputs
 

@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import ConfigError, ModelError
 from ..nn import unfolded_twin
 from ..passes import Program
-from .onnx_model import OnnxModel
+from .onnx.model import OnnxModel
 from .raw import is_called, raw_weights
 from .record import does_not_run, evaluating, record
 from .walk import walk

@@ -21,7 +21,7 @@ FRONTENDS = Registry(
     "sparsify.frontends",
     {
         "folder": ".frontend.folder:Folder",
-        "onnx": ".frontend.onnx_frontend:OnnxFrontend",
+        "onnx": ".frontend.onnx.frontend:OnnxFrontend",
         "pt2": ".frontend.pt2:Pt2",
         "factory": ".frontend.factory:Factory",
     },

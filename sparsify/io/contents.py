@@ -96,7 +96,7 @@ def _safetensors(path: Path) -> Contents:
 def _onnx(path: Path) -> Contents:
     import onnx
 
-    from ..export.onnx_ops import DOMAIN
+    from ..export.onnx.ops import DOMAIN
 
     try:
         model = onnx.load(path, load_external_data=False)

@@ -118,7 +118,7 @@ def load(
         )
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise ModelError(
-            "The skeleton has lazy layers that do not know their sizes yet; run it once on an input."
+            "The skeleton has lazy layers that do not know their sizes yet; run it once first."
         )
     place = _device(device)
     saved = open_saved(Path(path))

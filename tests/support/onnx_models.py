@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from sparsify.export.onnx_ops import DOMAIN, OpTable, structure
+from sparsify.export.onnx.ops import DOMAIN, OpTable, structure
 from sparsify.fabric import Fabric
 from sparsify.ops.window import Window
 

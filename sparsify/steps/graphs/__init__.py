@@ -1,7 +1,7 @@
 """Generators of biregular bipartite graphs, one per file, in one table.
 
 A generator computes the neighbours of every output from a few whole numbers; an exported file does
-the same in standard operators (`sparsify.export.onnx_neighbours`).
+the same in standard operators (`sparsify.export.onnx.neighbours`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Writing ONNX: models of torch through its exporter, and files that came from ONNX rewritten."""

@@ -1,0 +1,1 @@
+"""ONNX files as models: read, their dense products found, layers put in their places."""
