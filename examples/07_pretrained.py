@@ -31,8 +31,8 @@ STEPS, TUNING = (20, 2) if QUICK else (800, 80)
 WINDOWS = 16 if QUICK else 640  # of held-out text
 BUDGET = 0.25
 OUTER_SHARE = 20 / 3  # of the body's rate, for embeddings and head: 0.02 where the body has 0.003
-RATES = (3e-3,) if QUICK else (2.5e-3, 4e-3, 6e-3)  # from scratch, of which the best is shown
-TUNING_RATES = (1e-3,) if QUICK else (1e-4, 2e-4, 5e-4)  # the same for every projected arm
+RATES = (3e-3,) if QUICK else (1.5e-3, 2.5e-3, 4e-3)  # from scratch, of which the best is shown
+TUNING_RATES = (1e-3,) if QUICK else (2e-4, 5e-4, 1e-3)  # the same for every projected arm
 
 text = standard_library()
 torch.set_num_threads(2)

@@ -19,6 +19,9 @@ __all__ = ["Problem", "Projection", "dense", "problem_of"]
 Matrix = npt.NDArray[np.float64]
 
 _SYMMETRIC = 1e-4
+_ROUNDED = 1e-4
+"""Of the largest eigenvalue: how far below zero rounding may bring the smallest."""
+
 _RIDGE = 1e-6
 """Of the mean variance: what directions that no input has are given, so that among weights of equal
 output error the nearest to the old ones are found."""
@@ -185,11 +188,12 @@ def _positive(covariance: Matrix) -> tuple[Matrix, Matrix]:
             return covariance, root
     except np.linalg.LinAlgError:
         pass
-    metric = covariance + ridge * np.eye(len(covariance))
-    try:
-        return metric, np.asarray(np.linalg.cholesky(metric))
-    except np.linalg.LinAlgError:
+    values = np.linalg.eigvalsh(covariance)
+    if values[0] < -_ROUNDED * values[-1]:
         raise ConfigError(
             "A covariance has no negative eigenvalues; this one has. Collect it as the mean of the "
             "outer products of the inputs."
-        ) from None
+        )
+    ridge += 2 * max(0.0, -float(values[0]))  # sums of float32 products: below zero by rounding
+    metric = covariance + ridge * np.eye(len(covariance))
+    return metric, np.asarray(np.linalg.cholesky(metric))

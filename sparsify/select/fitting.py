@@ -20,6 +20,13 @@ __all__ = ["Fit", "turns"]
 
 Matrix = npt.NDArray[np.float64]
 
+_WORK = 1e10
+"""Multiplications per pair of block counts, about: of many blocks a sample speaks for all."""
+
+_FEWEST = 2
+_SINGLE = 1e8
+"""Multiplications per block from which single precision does: a third of the time."""
+
 
 class Fit:
     """The trained weight of a layer, ready to be asked.
@@ -96,13 +103,15 @@ class Fit:
             cells = cells.swapaxes(2, 3) if is_strided else cells  # (..., blocks, inputs, taps)
             order = (2, 1, 0, 3, 4) if taps_first else (2, 1, 0, 4, 3)
             rows = outputs if taps_first else outputs * taps
-            cells = cells.transpose(order).reshape(blocks_in, blocks_out, rows, -1)
+            cells = cells.transpose(order)
+            ends, starts = _sampled(blocks_in, blocks_out, rows, wide.size)
+            cells = cells[ends, starts].reshape(len(ends), rows, -1)
             if covariance is not None:
                 key = (group, blocks_in, taps_first, is_strided)
                 if key not in self._roots:
                     own = _of_group(covariance, group, self._groups)
                     self._roots[key] = _roots(own, blocks_in, inputs, taps, taps_first, is_strided)
-                cells = cells @ self._roots[key][:, None]
+                cells = cells @ self._roots[key][ends]
             total = _sum(total, _energies(cells))
         left = np.append(np.cumsum(total[::-1])[::-1], 0.0)
         return left / left[0] if left[0] > 0 else np.zeros(1)
@@ -155,13 +164,33 @@ def _padded(weight: Matrix, outputs: int, inputs: int) -> Matrix:
     return np.pad(weight, ((0, missing[0]), (0, missing[1]), (0, 0))) if any(missing) else weight
 
 
+def _sampled(
+    blocks_in: int, blocks_out: int, rows: int, weights: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Which blocks are looked at, as pairs of (block of inputs, block of outputs)."""
+    count = blocks_in * blocks_out
+    work = weights // count * min(rows, weights // count // rows)
+    chosen = np.arange(count)
+    if (fitting := max(_FEWEST, int(_WORK / work))) < count:
+        chosen = np.sort(np.random.default_rng(0).permutation(count)[:fitting])
+    return chosen // blocks_out, chosen % blocks_out
+
+
 def _energies(cells: Matrix) -> Matrix:
     """Squared singular values, the largest first, summed over the cells."""
+    rows, columns = cells.shape[-2:]
+    if rows * columns * min(rows, columns) > _SINGLE:
+        scale = float(np.abs(cells).max()) or 1.0
+        return _energies_of((cells / scale).astype(np.float32)) * scale**2
+    return _energies_of(cells)
+
+
+def _energies_of(cells: npt.NDArray[np.floating]) -> Matrix:
     rows, columns = cells.shape[-2:]
     turned = cells.swapaxes(-1, -2)
     gram = cells @ turned if rows <= columns else turned @ cells
     values = np.maximum(np.linalg.eigvalsh(gram), 0)[..., ::-1]
-    total: Matrix = values.reshape(-1, values.shape[-1]).sum(0)
+    total: Matrix = values.reshape(-1, values.shape[-1]).sum(0, dtype=np.float64)
     return total
 
 
