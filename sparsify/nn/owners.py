@@ -15,6 +15,7 @@ from .conv import FabricConv1d, FabricConv2d, FabricConv3d
 from .conv_transpose import FabricConvTranspose1d, FabricConvTranspose2d, FabricConvTranspose3d
 from .layer import FabricLayer
 from .linear import FabricLinear, FabricTransposedLinear
+from .lookup import line_of
 from .products import FabricLeftLinear
 from .unfold import carry_hooks
 from .weight import DenseWeight, FabricWeight
@@ -139,16 +140,6 @@ OWNERS: dict[str, Owner] = {
 counts as its parent while it has the parent's own forward. Add a line to serve another class."""
 
 
-def _owner(module: nn.Module) -> Owner | None:
-    if "forward" in vars(module):
-        return None
-    for cls in type(module).__mro__:
-        owner = OWNERS.get(f"{cls.__module__}.{cls.__qualname__}")
-        if owner is not None:
-            return owner if type(module).forward is vars(cls)["forward"] else None
-    return None
-
-
 def dense(module: nn.Module) -> Dense | None:
     """What dense layer a module is, None if it is none that a fabric can stand for.
 
@@ -156,7 +147,7 @@ def dense(module: nn.Module) -> Dense | None:
         >>> dense(nn.Linear(3, 5)).out_features
         5
     """
-    owner = _owner(module)
+    owner = line_of(module, OWNERS)
     return None if owner is None else owner.read(module)
 
 
@@ -167,7 +158,7 @@ def is_input_by_output(module: nn.Module) -> bool:
         >>> is_input_by_output(nn.Linear(3, 5))
         False
     """
-    owner = _owner(module)
+    owner = line_of(module, OWNERS)
     return owner is not None and owner.read is _transposed
 
 
@@ -189,7 +180,7 @@ def replacement(module: nn.Module, fabric: Fabric) -> FabricLayer:
         >>> replacement(nn.Linear(8, 8), sp.fabric("low_rank", 8, 8, rank=1)).factors[0].shape
         torch.Size([1, 1, 1, 8])
     """
-    owner = _owner(module)
+    owner = line_of(module, OWNERS)
     if owner is None:
         raise ModelError(f"A fabric cannot stand for a {type(module).__name__}.")
     read = owner.read(module)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from ..lookup import line_of
 from .experts import is_experts, unfold_experts
 from .parts import carry_hooks
 
@@ -30,13 +31,10 @@ builds them are recognised by their attributes, whatever their class (`experts.p
 
 
 def _unfolding(module: nn.Module) -> Unfold | None:
-    if "forward" in vars(module):
-        return None
-    for cls in type(module).__mro__:
-        found = COMPOSITES.get(f"{cls.__module__}.{cls.__qualname__}")
-        if found is not None:
-            return _load(found) if type(module).forward is vars(cls)["forward"] else None
-    return unfold_experts if is_experts(module) else None
+    found = line_of(module, COMPOSITES)
+    if found is not None:
+        return _load(found)
+    return unfold_experts if is_experts(module) and "forward" not in vars(module) else None
 
 
 def _load(found: str | Unfold) -> Unfold:
