@@ -102,7 +102,7 @@ class Initialise(Pass):
         for site in after.plan.replaced if after.plan is not None else ():
             layer = after.module.get_submodule(site.name)
             factors = layer.factors if isinstance(layer, FabricLayer) else ()
-            if not all(math.isfinite(f.sum().item()) for f in factors if not f.is_meta):
+            if not all(bool(f.isfinite().all()) for f in factors if not f.is_meta):
                 raise PassError(f"{self.name} left factors of {site.name!r} that are not finite.")
 
 

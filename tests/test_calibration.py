@@ -23,6 +23,7 @@ from sparsify.frontend.moments import Moment, Shelf
 from sparsify.frontend.patches import vectors
 from sparsify.passes import AnnotateWeights, CheckAliases, FindSites, run_passes
 from sparsify.projection import variants
+from sparsify.select import fitting
 from sparsify.select.fitting import Fit, turns
 from sparsify.topology import LowRank, Monarch
 from tests.support.purity import untouched
@@ -163,6 +164,26 @@ def test_fit_is_the_sum_of_discarded_singular_values() -> None:
     kept = np.linalg.svd(blocks, compute_uv=False)[..., :3] ** 2
     monarch = Monarch(blocks_in=2, blocks_out=4, links=3).build(32, 24)
     assert fit.error(monarch) == pytest.approx(1 - kept.sum() / values.sum())
+
+
+def test_a_sample_of_the_blocks_speaks_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = np.random.default_rng(0).standard_normal((128, 256)) * np.linspace(2, 0, 256)
+    monarch = Monarch(blocks_in=8, blocks_out=8, links=2).build(256, 128)
+    exact = Fit(lambda: (weight, None)).error(monarch)
+    monkeypatch.setattr(fitting, "_WORK", 1e5)
+    monkeypatch.setattr(fitting, "_SINGLE", 1e3)
+    estimate = Fit(lambda: (weight * 1e25, None)).error(monarch)
+    assert estimate != exact
+    assert estimate == pytest.approx(exact, rel=0.1)
+
+
+def test_few_rows_give_a_covariance_that_rounding_makes_negative() -> None:
+    """Sums of float32 products of fewer rows than features, one direction far above the others."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(192, 192))
+    batch = torch.randn(8, 192) + 300 * torch.randn(8, 1)
+    sparse = sp.sparsify(model, (batch,), budget=0.5, init="project", calibration=[batch])
+    assert torch.isfinite(sparse(batch)).all()
 
 
 @pytest.mark.parametrize("has_covariance", [False, True])

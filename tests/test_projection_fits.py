@@ -504,3 +504,14 @@ def test_every_branch_of_a_convolution_has_taps() -> None:
     branches = ((Stage(1, 4, 4, 1, (3,)),), (Stage(2, 2, 2, 1),))
     with pytest.raises(ConfigError, match="Every branch"):
         project(np.ones((4, 4, 3)), Fabric(4, 4, branches))
+
+
+def test_a_covariance_below_zero_by_rounding_is_mended_and_a_wrong_one_refused() -> None:
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((8, 512)) + 3000 * rng.standard_normal((8, 1))).astype(np.float32)
+    rounded = (rows.T @ rows).astype(np.float64)
+    assert np.linalg.eigvalsh(rounded)[0] < -1e-6 * np.trace(rounded) / 512
+    fabric = sp.fabric("monarch", 512, 64, blocks=8)
+    assert 0 <= project(rng.standard_normal((64, 512)), fabric, rounded).error < 1
+    with pytest.raises(sp.ConfigError, match="no negative eigenvalues"):
+        project(rng.standard_normal((64, 512)), fabric, np.diag([-1.0] + [1.0] * 511))
