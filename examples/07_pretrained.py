@@ -27,12 +27,12 @@ from sparsify.demo.train import BATCH, LENGTH, bits_per_byte
 QUICK = "--quick" in sys.argv
 SEED = int(sys.argv[sys.argv.index("--seed") + 1]) if "--seed" in sys.argv else 0
 WIDTH = 32 if QUICK else 256
-STEPS, TUNING = (20, 2) if QUICK else (500, 50)
+STEPS, TUNING = (20, 2) if QUICK else (800, 80)
 WINDOWS = 16 if QUICK else 640  # of held-out text
 BUDGET = 0.25
 OUTER_SHARE = 20 / 3  # of the body's rate, for embeddings and head: 0.02 where the body has 0.003
-RATES = (3e-3,) if QUICK else (2e-3, 4e-3)  # from scratch, of which the best is shown
-TUNING_RATES = (1e-3,) if QUICK else (5e-4, 1e-3)  # the same for every projected arm
+RATES = (3e-3,) if QUICK else (2.5e-3, 4e-3)  # from scratch, of which the best is shown
+TUNING_RATES = (1e-3,) if QUICK else (2e-4, 5e-4)  # the same for every projected arm
 
 text = standard_library()
 torch.set_num_threads(2)
