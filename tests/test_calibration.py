@@ -55,6 +55,27 @@ def _relative(change: Tensor, whole: Tensor) -> float:
     return float(left / all_of_it)
 
 
+def _shrunk(rows: Tensor, *, centred: bool = False) -> Tensor:
+    """The second moment of few rows, drawn to a multiple of the identity (Chen et al. 2010)."""
+    x = rows.double()
+    x = x - x.mean(0) if centred else x
+    count, width = x.shape
+    moment = x.T @ x / count
+    level, norm = moment.trace() / width, (moment**2).sum()
+    share = ((1 - 2 / width) * norm + moment.trace() ** 2) / (
+        (count + 1 - 2 / width) * (norm - moment.trace() ** 2 / width)
+    )
+    share = min(1.0, float(share))
+    return (1 - share) * moment + share * level * torch.eye(width, dtype=torch.float64)
+
+
+def _expected_error(weight: Tensor, old: Tensor, moment: Tensor) -> float:
+    missing, whole = (
+        (p.detach().double() @ moment * p.detach().double()).sum() for p in (weight - old, old)
+    )
+    return float(missing / whole)
+
+
 # --- what layers read -----------------------------------------------------------------------------
 
 
@@ -209,10 +230,13 @@ def test_error_of_the_plan_is_that_of_the_outputs(bias: bool) -> None:
     kwargs: dict[str, Any] = {"budget": 0.3, "init": "project", "calibration": list(x.split(100))}
     plan = sp.plan(model, (x[:2],), include=["0"], **kwargs)
     sparse = sp.sparsify(model, (x[:2],), include=["0"], **kwargs)
+    moment = _shrunk(x, centred=bias)
+    error = _expected_error(sparse[0].weight, model[0].weight, moment)
+    assert plan.sites[0].error == pytest.approx(error, rel=1e-3)
     dense = functional.linear(x, model[0].weight)
     if bias:
         dense = dense - dense.mean(0)
-    assert plan.sites[0].error == pytest.approx(_relative(sparse(x) - model(x), dense), rel=1e-3)
+    assert _relative(sparse(x) - model(x), dense) < plan.sites[0].error  # type: ignore[operator]
     plain = sp.plan(model, (x[:2],), include=["0"], budget=0.3, init="project")
     weight = sp.sparsify(model, (x[:2],), plan=plain, init="project")[0].weight
     error = _relative(weight - model[0].weight, model[0].weight)
@@ -228,9 +252,12 @@ def test_a_convolution_is_fitted_to_its_outputs() -> None:
     aware = sp.plan(model, (x[:2],), calibration=[x], **kwargs)
     sparse = sp.sparsify(model, (x[:2],), plan=aware, init="project", calibration=[x])
     plain = sp.sparsify(model, (x[:2],), **kwargs)
+    patches = functional.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)
+    weights = (part[0].weight.flatten(1) for part in (sparse, model))
+    expected = _expected_error(*weights, _shrunk(patches))
+    assert aware.sites[0].error == pytest.approx(expected, rel=1e-3)
     wanted = model(x)
     error = _relative(sparse(x) - wanted, wanted)
-    assert aware.sites[0].error == pytest.approx(error, rel=1e-3)
     assert error < 0.7 * _relative(plain(x) - wanted, wanted)
 
 
@@ -254,6 +281,19 @@ def test_weights_of_every_kind_come_back(layer: Any) -> None:
     sparse = sp.sparsify(model, (x,), plan=plan, init="project", calibration=[x])
     assert _relative(sparse[0].weight - layer.weight, layer.weight) < 1e-8
     torch.testing.assert_close(sparse(x), model(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [64, 96, 128, 192, 256])
+def test_calibration_helps_rows_that_it_has_not_seen(rows: int) -> None:
+    """As many rows as features are the worst: what is fitted to them alone fits nothing else."""
+    model = _net(96, 128, 96, 8)
+    x = torch.randn(1500, 96, generator=_random(7))
+    kwargs: dict[str, Any] = {"budget": 0.4, "init": "project"}
+    plain = sp.sparsify(model, (x[:4],), **kwargs)
+    seen = torch.randn(rows, 96, generator=_random(8))
+    aware = sp.sparsify(model, (x[:4],), calibration=[seen], **kwargs)
+    wanted = model(x)
+    assert _relative(aware(x) - wanted, wanted) < _relative(plain(x) - wanted, wanted)
 
 
 # --- the budget -----------------------------------------------------------------------------------
@@ -441,6 +481,8 @@ def _bad_calls() -> Iterator[Any]:
         ("another type", [x.long()], ConfigError, "batch 0"),
         ("another name", [{"nonsense": x}], ConfigError, "batch 0"),
         ("NaN", [x, x / 0 * 0], ModelError, "'0' has NaN or infinity in batch 1"),
+        ("no rows", [x[:0]], ConfigError, "have no rows"),
+        ("too large", [x * 1e30], ModelError, "'0' are so large that their squares overflow"),
     ):
         yield pytest.param(calibration, error, words, id=name)
 

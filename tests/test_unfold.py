@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +295,64 @@ def test_an_exported_recurrence_runs_on_any_length(cls: Any, tmp_path: Path) -> 
     x = torch.randn(5, 9, 32)
     found = sp.onnx.session(path, native=False).run(None, {"x": x.numpy()})[0]
     torch.testing.assert_close(torch.from_numpy(found), sparse(x), atol=1e-5, rtol=1e-4)
+
+
+class Odd(nn.Module):
+    """An owner without an entry of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 64, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x @ self.weight[0] @ self.weight[1]
+        return y
+
+
+def _half(owner: Odd) -> nn.Module:
+    layer = nn.Linear(64, 64, bias=False)
+    layer.weight = nn.Parameter(owner.weight[0].detach().T)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (_half, "gives a module with 4096 parameters; the owner has 8192"),
+        (lambda owner: 1 / 0, "failed: ZeroDivisionError"),
+        (lambda: None, "failed: TypeError"),
+        (lambda owner: owner.weight, "must give a torch.nn.Module; got Parameter"),
+    ],
+    ids=["forgets a matrix", "raises", "takes no owner", "gives no module"],
+)
+def test_wrong_entries_are_named(entry: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMPOSITES, f"{__name__}.Odd", entry)
+    with pytest.raises(sp.ModelError, match=f"The entry of Odd in COMPOSITES {words}"):
+        sp.plan(nn.Sequential(Odd()), (torch.randn(2, 64),), budget=0.5)
+
+
+def test_other_threads_may_run_and_convert_models_meanwhile() -> None:
+    models = [Net().eval() for _ in range(3)]
+    failed: list[BaseException] = []
+    is_done = threading.Event()
+
+    def serve() -> None:
+        with torch.no_grad():
+            while not is_done.is_set():
+                models[0](*X)
+
+    def convert(model: nn.Module) -> None:
+        try:
+            sp.sparsify(model, X, budget=0.5)
+        except BaseException as error:
+            failed.append(error)
+
+    server = threading.Thread(target=serve)
+    workers = [threading.Thread(target=convert, args=(model,)) for model in models[1:]]
+    for thread in (server, *workers):
+        thread.start()
+    for thread in workers:
+        thread.join()
+    is_done.set()
+    server.join()
+    assert not failed

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from ..errors import ConfigError, ModelError
 from ..mapping import release
@@ -163,6 +164,14 @@ def calibrate(
             watch(hooks, model.get_submodule(name), partial(see, name))
         for now, batch in enumerate(batches):
             run(model, batch, now)
+    for name, moment in moments.items():
+        if not torch.isfinite(moment.mean()).all():
+            raise ModelError(
+                f"The inputs of {name!r} are so large that their squares overflow; scale the "
+                "calibration."
+            )
+    if not moments and names and all(_is_empty(batch) for batch in batches):
+        raise ConfigError("The batches of the calibration have no rows.")
     silent = [name for name in names if leaders[name] not in moments]
     if silent:
         logger.info(
@@ -172,6 +181,11 @@ def calibrate(
             silent[0],
         )
     return {name: moments[leaders[name]] for name in names if leaders[name] in moments}
+
+
+def _is_empty(batch: Inputs) -> bool:
+    tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+    return any(not tensor.numel() for tensor in tensors)
 
 
 def trained_of(program: Program, names: Sequence[str], batches: Sequence[Inputs] = ()) -> Trained:
@@ -199,7 +213,7 @@ def trained_of(program: Program, names: Sequence[str], batches: Sequence[Inputs]
     def covariance(name: str) -> Any:
         if name not in moments:
             return None
-        found = moments[name].mean(centred=name in centred).numpy()
+        found = moments[name].shrunk(centred=name in centred).numpy()
         return found[0] if len(found) == 1 else found
 
     def mean(name: str) -> Any:

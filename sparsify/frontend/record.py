@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import operator
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -160,6 +161,7 @@ class _Recorder(TorchDispatchMode):
         self._names: dict[int, tuple[str, bool]] = {}
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._scope: list[str] = []
+        self._thread = threading.get_ident()  # hooks on all modules see other threads' models too
         for path, module in model.named_modules():
             for name, value in vars(module).items():  # tensors that are no buffers, but held
                 if _is_tensor(value):
@@ -185,10 +187,12 @@ class _Recorder(TorchDispatchMode):
         return self.graph
 
     def _enter(self, module: nn.Module, args: Any) -> None:
-        self._scope.append(self._paths.get(id(module), "?"))
+        if threading.get_ident() == self._thread:
+            self._scope.append(self._paths.get(id(module), "?"))
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._scope.pop()
+        if threading.get_ident() == self._thread:
+            self._scope.pop()
 
     def _remember(self, tensor: torch.Tensor, node: fx.Node) -> None:
         node.meta["shape"] = tuple(tensor.shape)

@@ -122,7 +122,9 @@ def _fitted(program: Program, site: Site, seen: _Seen) -> bool:
     flat = weight.reshape(site.groups, site.out_features // site.groups, -1)
     centred = layer.bias is not None
     now, cross = seen.now.mean(centred=centred), seen.cross.mean(centred=centred)
-    target = _regressed(flat, cross, now)
+    share = seen.now.shrinkage(centred=centred)
+    target = _regressed(flat, cross, now, share)
+    now = seen.now.shrunk(centred=centred)
     metric = (now[0] if site.groups == 1 else now).numpy()
     shaped = target.reshape(weight.shape).numpy()
     made = project(shaped, layer.fabric, metric, groups=site.groups, sweeps=_SWEEPS)
@@ -139,9 +141,13 @@ def _fitted(program: Program, site: Site, seen: _Seen) -> bool:
     return True
 
 
-def _regressed(weight: Tensor, cross: Tensor, now: Tensor) -> Tensor:
-    """The dense matrix that best predicts the dense outputs from the new inputs."""
-    ridge = _RIDGE * now.diagonal(dim1=1, dim2=2).mean(1)
+def _regressed(weight: Tensor, cross: Tensor, now: Tensor, share: Tensor) -> Tensor:
+    """The dense matrix that best predicts the dense outputs from the new inputs.
+
+    The less the rows say (a share near 1, see `Moment.shrinkage`), the nearer to the old one.
+    """
+    level = now.diagonal(dim1=1, dim2=2).mean(1)
+    ridge = level * torch.clamp(share / (1 - share).clamp_min(1e-6), min=_RIDGE)
     ridge = torch.where(ridge > 0, ridge, 1.0)  # nothing varies: nothing to learn
     eye = torch.eye(now.shape[1], dtype=now.dtype) * ridge[:, None, None]
     solved: Tensor = torch.linalg.solve(now + eye, (torch.bmm(weight, cross) + weight @ eye).mT)

@@ -6,7 +6,9 @@ import importlib
 from collections.abc import Callable
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
+from ...errors import ModelError
 from ..lookup import line_of
 from .experts import is_experts, unfold_experts
 from .parts import carry_hooks
@@ -55,6 +57,24 @@ def is_composite(module: nn.Module) -> bool:
     return _unfolding(module) is not None
 
 
+def _checked(module: nn.Module, function: Unfold) -> nn.Module:
+    """What an entry of the table makes of a module, refused where it cannot be the same."""
+    entry = f"The entry of {type(module).__name__} in COMPOSITES"
+    try:
+        other = function(module)
+    except Exception as error:  # whatever a user's entry raises
+        raise ModelError(f"{entry} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(other, nn.Module):
+        raise ModelError(f"{entry} must give a torch.nn.Module; got {type(other).__name__}.")
+    held, made = (sum(p.numel() for p in part.parameters()) for part in (module, other))
+    if held != made and not any(isinstance(p, UninitializedParameter) for p in module.parameters()):
+        raise ModelError(
+            f"{entry} gives a module with {made} parameters; the owner has {held}. It must hold "
+            "all of them, in the same memory."
+        )
+    return other
+
+
 def unfold(module: nn.Module) -> nn.Module | None:
     """An equivalent module with layers for its dense products; None where it is no composite.
 
@@ -62,6 +82,9 @@ def unfold(module: nn.Module) -> nn.Module | None:
 
     Args:
         module: any module; nothing in it changes.
+
+    Raises:
+        ModelError: the entry of the table fails, or leaves parameters out.
 
     Example:
         >>> unfolded = unfold(nn.GRU(4, 8))
@@ -71,7 +94,7 @@ def unfold(module: nn.Module) -> nn.Module | None:
     function = _unfolding(module)
     if function is None:
         return None
-    other = function(module)
+    other = _checked(module, function)
     other.training = module.training
     carry_hooks(other, module)
     for layer in set(other.modules()).difference(module.modules()):
