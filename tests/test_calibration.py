@@ -510,6 +510,8 @@ def test_weights_that_are_no_numbers() -> None:
         sp.plan(model, budget=0.3, init="project")
     with pytest.raises(ModelError, match="'0' has NaN"):
         sp.sparsify(model, plan=plan, init="project")
+    with pytest.raises(ModelError, match="weight of '0' has NaN"):
+        sp.sparsify(model, plan=plan, init="project", calibration=[torch.randn(2, 64)])
 
 
 def test_a_model_without_values() -> None:

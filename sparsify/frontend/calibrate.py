@@ -200,15 +200,14 @@ def trained_of(program: Program, names: Sequence[str], batches: Sequence[Inputs]
 
     Raises:
         ConfigError: the model does not run on a batch.
-        ModelError: a weight has no values; or a layer's input is not finite.
+        ModelError: a weight has no values, or a weight or a layer's input is not finite.
     """
     modules = dict(program.original.named_modules())
     for name in names:
         if next(modules[name].parameters()).is_meta:
             array_of(modules[name], name)  # says what is wrong
-    moments = calibrate(program, names, batches) if batches else {}
-
-    centred = _with_own_bias(modules, moments)
+    moments: dict[str, Moment] = {}
+    centred: set[str] = set()
 
     def covariance(name: str) -> Any:
         if name not in moments:
@@ -223,7 +222,13 @@ def trained_of(program: Program, names: Sequence[str], batches: Sequence[Inputs]
         release()  # what was read for the one before
         return array_of(modules[name], name)
 
-    return Trained(weight, covariance, mean)
+    trained = Trained(weight, covariance, mean)
+    if batches:
+        for name in names:
+            trained.weight(name)  # its NaN would else be found in the inputs of the next layer
+        moments.update(calibrate(program, names, batches))
+        centred.update(_with_own_bias(modules, moments))
+    return trained
 
 
 def _with_own_bias(modules: Mapping[str, nn.Module], names: Iterable[str]) -> set[str]:
