@@ -24,13 +24,14 @@ from .capture import as_inputs
 from .moments import Moment, Shelf
 from .patches import vectors
 from .preserve import preserved
+from .record import evaluating
 
 __all__ = [
     "Calibration",
     "Inputs",
     "as_batches",
     "calibrate",
-    "evaluating",
+    "leaving_alone",
     "readers",
     "run",
     "trained_of",
@@ -159,7 +160,7 @@ def calibrate(
             )
         moments.setdefault(name, Moment(place)).add(rows)
 
-    with evaluating(model), contextlib.ExitStack() as hooks:
+    with leaving_alone(model), contextlib.ExitStack() as hooks:
         for name in dict.fromkeys(leaders.values()):
             watch(hooks, model.get_submodule(name), partial(see, name))
         for now, batch in enumerate(batches):
@@ -276,18 +277,13 @@ def run(model: nn.Module, batch: Inputs, place: int) -> None:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def leaving_alone(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, buffers and all else as before afterwards, and no fused path."""
     saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    with preserved(model), torch.no_grad():
+    with preserved(model), evaluating(model), torch.no_grad():
         try:
-            torch.backends.mha.set_fastpath_enabled(False)
-            for part in model.modules():
-                part.training = False
             yield
         finally:
-            torch.backends.mha.set_fastpath_enabled(fast_path)
             for buffer, before in saved:
                 if not torch.equal(buffer, before):
                     buffer.copy_(before)

@@ -23,7 +23,7 @@ from ..passes import Program
 from ..passes.assign_plan import levels_of
 from ..plan import Site
 from ..projection import project
-from .calibrate import Inputs, evaluating, readers, run, watch
+from .calibrate import Inputs, leaving_alone, readers, run, watch
 from .moments import Moment, Shelf
 from .patches import vectors
 
@@ -65,7 +65,7 @@ def refit(program: Program, batches: Sequence[Inputs], shelf: Shelf | None = Non
     leaders = readers(program, [site.name for site in sites])
     levels = levels_of(program)
     changed = 0
-    with evaluating(program.original), evaluating(program.module):
+    with leaving_alone(program.original), leaving_alone(program.module):
         for leader, group in itertools.groupby(sites, lambda site: leaders[site.name]):
             members = list(group)
             if not any(levels.get(site.name) for site in members):
