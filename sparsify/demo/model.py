@@ -48,23 +48,26 @@ class ByteTransformer(nn.Module):
     """Predicts the next byte.
 
     Args:
-        width: features per position, a multiple of 32.
+        width: features per position, a multiple of head_width.
         layers: number of blocks.
         length: longest input.
+        head_width: features per head.
 
     Example:
         >>> ByteTransformer(32, 2)(torch.zeros(1, 8, dtype=torch.long)).shape
         torch.Size([1, 8, 256])
     """
 
-    def __init__(self, width: int, layers: int = 2, length: int = 128) -> None:
+    def __init__(
+        self, width: int, layers: int = 2, length: int = 128, head_width: int = HEAD_WIDTH
+    ) -> None:
         """See the class."""
         super().__init__()
         self.width, self.layers = width, layers
         self.tokens = nn.Embedding(BYTES, width)
         self.places = nn.Embedding(length, width)
         self.recent = nn.Conv1d(width, width, RECENT, groups=width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, head_width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, BYTES)
         nn.init.normal_(self.places.weight, std=0.02)

@@ -1,0 +1,1 @@
+"""Does it learn? Trainings of dense models, their fabrics and their rivals at equal size."""

@@ -1,0 +1,141 @@
+"""A transformer over bytes that reads the sources of Python's standard library."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparsify.demo.data import draw, spread, standard_library
+from sparsify.demo.model import ByteTransformer
+
+from .arms import NARROW, build, groups, weights
+
+__all__ = ["run"]
+
+LAYERS = 4
+LENGTH = 128  # bytes that a model sees at once
+BATCH = 16
+WARM_UP = 0.1  # share of the steps
+HEAD_WIDTH = 32
+OUTER_RATE = 0.02  # of embeddings and head, the same for all arms, which convert the blocks only
+VALIDATION = 400_000  # last bytes of the training files: learning rates are chosen on them
+WINDOWS = 1024  # of the final test
+LOOKS = 12  # points of the curve
+
+
+def run(
+    arm: str,
+    width: int,
+    budget: float,
+    lr: float,
+    seed: int,
+    steps: int,
+    rule: str = "factors",
+    **options: Any,
+) -> dict[str, Any]:
+    """Train one arm and test it.
+
+    Args:
+        arm: a name of `ARMS`.
+        width: features of the dense model.
+        budget: share of the body's weights that the arm may have.
+        lr: base learning rate of the body.
+        seed: of weights and batches.
+        steps: of BATCH windows.
+        rule: "factors" for the rates of `sp.param_groups`, "one" for one rate.
+        options: for `sp.sparsify`.
+
+    Returns:
+        Bits per byte of validation and test files, weights of the body, and the curve of (step,
+        bits of validation).
+    """
+    torch.manual_seed(seed)
+    model = make(arm, width, budget, seed, **options)
+    train, validation, test = texts()
+    outer = {"params": model.outside(), "lr": OUTER_RATE}
+    optimiser = torch.optim.AdamW([outer, *groups(model.blocks, lr, rule)], betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: share(step, steps))
+    random = torch.Generator().manual_seed(seed)
+    looks = {round(steps * (k + 1) / LOOKS) for k in range(LOOKS - 1)}
+    curve: list[tuple[int, float]] = []
+    seconds = 0.0
+    for step in range(1, steps + 1):
+        start = time.process_time()
+        loss = cross_entropy(model, draw(train, BATCH, LENGTH, random))
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        seconds += time.process_time() - start
+        if step in looks:
+            curve.append((step, round(bits(model, validation, WINDOWS // 8), 4)))
+    validated = bits(model, validation, WINDOWS)
+    return {
+        "validation": round(validated, 4),
+        "test": round(bits(model, test, WINDOWS), 4),
+        "body": weights(model.blocks),
+        "parameters": weights(model),
+        "cpu_s": round(seconds, 1),
+        "curve": [*curve, (steps, round(validated, 4))],
+    }
+
+
+def make(arm: str, width: int, budget: float, seed: int, **options: Any) -> ByteTransformer:
+    """The untrained model of an arm."""
+    if arm == NARROW:
+        width, head = narrow(width, budget)
+    else:
+        head = HEAD_WIDTH
+    dense = ByteTransformer(width, LAYERS, LENGTH, head)
+    tokens = torch.zeros(2, LENGTH, dtype=torch.long)
+    model = build(arm, dense, example_inputs=(tokens,), budget=budget, seed=seed, **options)
+    assert isinstance(model, ByteTransformer)
+    return model
+
+
+def narrow(width: int, budget: float) -> tuple[int, int]:
+    """Width and head width of the dense model whose body has about the weights of the budget."""
+    thin = 8 * round(width * budget**0.5 / 8)
+    heads = max(count for count in range(1, thin // 16 + 1) if thin % count == 0)
+    return thin, thin // heads
+
+
+@functools.lru_cache
+def texts() -> tuple[Tensor, Tensor, Tensor]:
+    """Bytes to learn from, to choose learning rates by, and to test on: different files."""
+    corpus = standard_library()
+    return corpus.train[:-VALIDATION], corpus.train[-VALIDATION:], corpus.held_out
+
+
+@torch.no_grad()
+def bits(model: nn.Module, text: Tensor, windows: int) -> float:
+    """Bits per byte over windows at even distances."""
+    model.eval()
+    parts = spread(text, windows, LENGTH).split(4 * BATCH)
+    total = sum(cross_entropy(model, part).item() * len(part) for part in parts)
+    model.train()
+    return total / windows / math.log(2)
+
+
+def cross_entropy(
+    model: nn.Module,
+    windows: Tensor,  # (batch, length + 1)
+) -> Tensor:
+    """Nats per byte."""
+    scores: Tensor = model(windows[:, :-1])
+    return functional.cross_entropy(scores.flatten(0, 1), windows[:, 1:].flatten())
+
+
+def share(step: int, steps: int) -> float:
+    """Of the learning rate: up in a line, down in half a cosine wave."""
+    warm = max(1, round(WARM_UP * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
