@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import distributed as distributed
     from . import nn as nn
     from . import onnx as onnx
     from . import plot as plot
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     from .select.score import score as score
     from .store import load as load
     from .store import save as save
+    from .sweep import sweep as sweep
+    from .sweep.journal import read_trials as read_trials
+    from .sweep.trial import Trial as Trial
     from .topology import topologies as topologies
 
     __version__: str
@@ -66,6 +70,9 @@ _HOMES = {  # public name -> where it is defined, imported when it is first used
     "param_groups": ".optim",
     "convert_optimizer": ".optim_convert",
     "project": ".init.project",
+    "sweep": ".sweep",
+    "read_trials": ".sweep",
+    "Trial": ".sweep",
     "capabilities": ".environment",
     "SparsifyError": ".errors",
     "BudgetError": ".errors",
@@ -77,7 +84,7 @@ _HOMES = {  # public name -> where it is defined, imported when it is first used
     "NothingToDoError": ".errors",
     "VerificationError": ".errors",
 }
-_MODULES = ("nn", "onnx", "plot")
+_MODULES = ("distributed", "nn", "onnx", "plot")
 
 __all__ = [
     "Budget",
@@ -92,10 +99,12 @@ __all__ = [
     "Plan",
     "Rule",
     "SparsifyError",
+    "Trial",
     "VerificationError",
     "__version__",
     "capabilities",
     "convert_optimizer",
+    "distributed",
     "export_onnx",
     "fabric",
     "load",
@@ -105,9 +114,11 @@ __all__ = [
     "plan",
     "plot",
     "project",
+    "read_trials",
     "save",
     "score",
     "sparsify",
+    "sweep",
     "topologies",
 ]
 

@@ -170,6 +170,14 @@ def _bench(args: argparse.Namespace) -> None:
     print(tell(args, styled=_is_styled(args)))
 
 
+def _sweep(args: argparse.Namespace) -> None:
+    from .command.sweeping import check_passed, rows, swept
+
+    trials = swept(args)
+    _show(args, rows(trials), data=[json.loads(trial.to_line()) for trial in trials])
+    check_passed(trials, args.output)
+
+
 def _inspect(args: argparse.Namespace) -> None:
     from .io.contents import contents
 
@@ -220,6 +228,7 @@ _VERBS = {
     "export": _export,
     "verify": _verify,
     "bench": _bench,
+    "sweep": _sweep,
     "inspect": _inspect,
     "list": _list,
     "doctor": _doctor,

@@ -13,7 +13,7 @@ from .version import package_version
 __all__ = ["Capability", "capabilities", "plug_ins"]
 
 _CORE = ("torch", "numpy", "scipy", "safetensors", "onnx", "onnxscript", "onnxruntime", "rich")
-_EXTRAS = {"transformers": "hf", "matplotlib": "plot"}
+_EXTRAS = {"transformers": "hf", "matplotlib": "plot", "joblib": "sweep", "ray": "ray"}
 
 
 @dataclass(frozen=True)

@@ -524,6 +524,16 @@ def test_block_of_gpt2_is_there() -> None:
     assert sum(site.dense_parameters for site in plan.replaced) == 12 * 768**2
 
 
+def test_wide_transformer_is_there() -> None:
+    from sparsify.demo.wide import transformer
+
+    model, (tokens,) = transformer()
+    assert tokens.numel() == 2048
+    plan = sp.plan(model, (tokens[:1, :2],), budget=0.1)
+    assert len(plan.replaced) == 16
+    assert sum(site.dense_parameters for site in plan.replaced) == 4 * 12 * 512**2
+
+
 def test_tables_go_to_stdout_and_progress_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bench", *LAYER, "--batch", "2", "4", "--seconds", "0"]
     assert main([*arguments, "--format", "md"]) == 0

@@ -16,11 +16,14 @@ from safetensors.torch import save_file
 
 import sparsify as sp
 from sparsify.cli import main
-from sparsify.command.arguments import _EXAMPLES
+from sparsify.command.examples import EXAMPLES
 from tests.support import factories
 
 MLP = "tests.support.factories:mlp"
-VERBS = ("plan", "convert", "export", "verify", "bench", "inspect", "list", "doctor", "demo")
+VERBS = (
+    *("plan", "convert", "export", "verify", "bench", "sweep", "inspect", "list", "doctor"),
+    "demo",
+)
 
 
 class Run:
@@ -55,7 +58,7 @@ def test_help_names_every_verb_and_exit_code(run: Run) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb_shows_two_examples(run: Run, verb: str) -> None:
     examples = run(verb, "--help").partition("examples:\n")[2].strip().splitlines()
-    assert len(examples) == len(_EXAMPLES[verb]) == 2
+    assert len(examples) == len(EXAMPLES[verb]) == 2
     assert all(line.strip().startswith(f"sparsify {verb}") for line in examples)
 
 

@@ -29,11 +29,14 @@ FLOORS = {
     "sparsify.environment": 6,
     "sparsify.bench": 6,
     "sparsify.plot": 6,
+    "sparsify.distributed": 6,
     "sparsify.page": 6,
+    "sparsify.sweep": 6,
     "sparsify.passes": 5,
     "sparsify.nn": 4,
     "sparsify.init": 4,
     "sparsify.optim": 4,
+    "sparsify.recipes": 4,
     "sparsify.optim_convert": 4,
     "sparsify.ops": 3,
     "sparsify.native": 3,
@@ -56,10 +59,12 @@ FLOORS = {
 
 # Not at the top of any module: they are slow to import, or extras.
 LAZY = {
+    "joblib",
     "matplotlib",
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "ray",
     "rich",
     "safetensors",
     "scipy",

@@ -49,7 +49,7 @@ class Mask(nn.Module):
 
     def __init__(self, weight: Tensor, per_row: int, random: torch.Generator) -> None:
         super().__init__()
-        order = torch.rand(weight.shape, generator=random).argsort(1)
+        order = torch.rand(weight.shape, generator=random).flatten(1).argsort(1).view_as(weight)
         self.register_buffer("keep", (order < per_row).to(weight.dtype))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -69,10 +69,11 @@ def random_mask(
     random = torch.Generator().manual_seed(seed)
     for site in plan.replaced:
         layer = masked.get_submodule(site.name)
-        assert isinstance(layer, nn.Linear)
-        per_row = max(1, int(budget * layer.in_features))
+        assert isinstance(layer, (nn.Linear, nn.Conv2d))
+        fan_in = layer.weight[0].numel()
+        per_row = max(1, int(budget * fan_in))
         with torch.no_grad():
-            layer.weight.mul_((layer.in_features / per_row) ** 0.5)
+            layer.weight.mul_((fan_in / per_row) ** 0.5)
         mask = Mask(layer.weight, per_row, random)
         parametrize.register_parametrization(layer, "weight", mask, unsafe=True)
     return masked

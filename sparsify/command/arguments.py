@@ -9,44 +9,17 @@ from typing import Any, NoReturn
 
 from ..errors import ConfigError, nearest
 from ..report import FORMATS
+from .examples import EXAMPLES, NOTES
 from .options import config_tokens
 
 __all__ = ["parse"]
 
 _CODES = (
     "exit codes: 0 ok, 1 bug, 2 usage or configuration, 3 nothing matched, budget impossible, or\n"
-    "something dense left by --strict, 4 model unreadable or unsupported, 5 verification failed,\n"
-    "6 input/output, 130 interrupted"
+    "something dense left by --strict, 4 model unreadable or unsupported, or a run of a sweep\n"
+    "failed, 5 verification failed, 6 input/output, 130 interrupted"
 )
 _SOURCE = "package.module:factory, a model folder as transformers writes it, m.pt2, or m.onnx"
-_EXAMPLES = {
-    "plan": (
-        "sparsify plan my.models:make_net --budget 0.25",
-        "sparsify plan llama-7b/ --rule '*.down_proj=monarch:blocks=64' --format json -o plan.json",
-    ),
-    "convert": (
-        "sparsify convert bert/ -o bert-sparse/ --budget 0.25 --exclude 'head*'",
-        "sparsify convert model.onnx -o sparse.onnx --init project",
-    ),
-    "export": (
-        "sparsify export bert-sparse/ -o bert.onnx",
-        "sparsify export my.models:make_net --weights net.safetensors -o net.onnx "
-        "--input 'x:f32[batch,3,224,224]'",
-    ),
-    "verify": (
-        "sparsify verify bert.onnx bert-sparse/",
-        "sparsify verify net.onnx my.models:make_net --weights net.safetensors",
-    ),
-    "bench": (
-        "sparsify bench --fabric monarch:blocks=32 --in 1024 --out 1024 --batch 1 16 128",
-        "sparsify bench my.models:make_net --budget 0.1 --passes forward training "
-        "--runtime torch onnxruntime",
-    ),
-    "inspect": ("sparsify inspect net.safetensors", "sparsify inspect net.onnx --format json"),
-    "list": ("sparsify list", "sparsify list --in 1024 --out 4096 --budget 0.1"),
-    "doctor": ("sparsify doctor", "sparsify doctor --format json"),
-    "demo": ("sparsify demo", "sparsify demo --quick --output demo-files"),
-}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -92,6 +65,9 @@ def _strict(
     parser: _Parser, verbs: dict[str, _Parser], arguments: Sequence[str]
 ) -> argparse.Namespace:
     args, unknown = parser.parse_known_args(arguments)
+    if getattr(args, "grid", None) is not None:  # argparse takes such words from one place only
+        args.grid += [word for word in unknown if not word.startswith("-")]
+        unknown = [word for word in unknown if word.startswith("-")]
     if unknown:
         known = _options(verbs[args.verb])
         raise ConfigError(
@@ -121,7 +97,9 @@ def _build() -> tuple[_Parser, dict[str, _Parser]]:
             name,
             help=fill.__doc__,
             description=fill.__doc__,
-            epilog="examples:\n" + "\n".join(f"  {line}" for line in _EXAMPLES[name]),
+            epilog=NOTES.get(name, "")
+            + "examples:\n"
+            + "\n".join(f"  {line}" for line in EXAMPLES[name]),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -228,6 +206,35 @@ def _bench(parser: _Parser) -> None:
     _add_choices(parser)
 
 
+def _sweep(parser: _Parser) -> None:
+    """Run a function over a grid of values, and keep what it returns in a file."""
+    parser.add_argument("run", metavar="RUN", help="package.module:function, which returns a dict")
+    parser.add_argument(
+        "grid",
+        metavar="NAME=VALUE,...",
+        nargs="*",
+        help="an argument and its values, JSON or text; all combinations run",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        "--out",
+        metavar="FILE",
+        required=True,
+        help="JSON lines; what it has already is not run again",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at a time, one thread each (default 1, with all threads)",
+    )
+    parser.add_argument(
+        "--engine", default="joblib", metavar="NAME", help="joblib (default, this machine), ray"
+    )
+
+
 def _inspect(parser: _Parser) -> None:
     """Show what is inside a file, and whether it is whole."""
     parser.add_argument("file", metavar="FILE", help="safetensors, .pt2, ONNX or plan")
@@ -258,6 +265,7 @@ _VERBS = {
     "export": _export,
     "verify": _verify,
     "bench": _bench,
+    "sweep": _sweep,
     "inspect": _inspect,
     "list": _list,
     "doctor": _doctor,

@@ -20,6 +20,7 @@ from ..frontend.pt2.file import open_program
 from ..frontend.pt2.interface import Axis, Interface, Range, Size
 from ..frontend.pt2.module import ExportedModule
 from ..frontend.pt2.raising import raised
+from ..nn import check_whole
 from ..verify import Report
 from .inputs import Axes, Inputs
 from .pt2_compare import compare_modules
@@ -123,6 +124,7 @@ def export_program(
 def _check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"A .pt2 file needs a torch.nn.Module; got {type(model).__name__}.")
+    check_whole(model)
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise ModelError(
             f"{type(model).__name__} has tensors on the meta device, which hold no values; load "

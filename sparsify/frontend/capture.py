@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError, ModelError
-from ..nn import unfolded_twin
+from ..nn import check_whole, unfolded_twin
 from ..passes import Program
 from .onnx.model import OnnxModel
 from .raw import is_called, raw_weights
@@ -109,6 +109,7 @@ def _check_model(model: object) -> None:
         raise ModelError("A TorchScript module cannot be rewritten; pass the module it came from.")
     if hasattr(model, "_orig_mod"):
         raise ModelError("This is a compiled model; pass the one given to torch.compile instead.")
+    check_whole(model, "Convert the model first, on every rank, and shard what comes back.")
 
 
 def _has_lazy(model: nn.Module) -> bool:

@@ -20,8 +20,18 @@ from ..fabric import Fabric, Stage
 from ..registry import Registry
 from .gain import balance_outputs, dense_gain
 from .seed import generator
+from .write import is_distributed, write
 
-__all__ = ["INITS", "PROJECT", "check_init", "dense_gain", "generator", "initialise"]
+__all__ = [
+    "INITS",
+    "PROJECT",
+    "check_init",
+    "dense_gain",
+    "generator",
+    "initialise",
+    "is_distributed",
+    "write",
+]
 
 INITS = Registry(
     "init",
@@ -68,7 +78,8 @@ def initialise(
     """Fill the factors of a fabric.
 
     Args:
-        factors: one tensor per `fabric.stages`, of `stage.shape`, on any device; filled in place.
+        factors: one tensor per `fabric.stages`, of `stage.shape`, on any device or sharded over
+            ranks; filled in place.
         fabric: what they belong to.
         scheme: "orthogonal" or "variance".
         gain: standard deviation of the output for white input of unit variance, 0 or more; applied
@@ -98,7 +109,7 @@ def initialise(
                     values[place] = _turned(stage, draw, random)
     balance_outputs(values, fabric, gain)
     for factor, value in zip(factors, values, strict=True):
-        factor.copy_(value)
+        write(factor, value)
 
 
 def _turned(stage: Stage, draw: Scheme, random: torch.Generator) -> Tensor:

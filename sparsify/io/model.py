@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, ModelError, nearest
 from ..files import staged, writing
-from ..nn import call_layers, copies_of_computed, unfolded_twin
+from ..nn import call_layers, check_whole, copies_of_computed, unfolded_twin
 from ..version import package_version
 from .recipe import Slot, fabrics, layers_for, recipe_json, slots, stood_for
 from .saved import FORMAT, SCHEMA, open_saved
@@ -59,6 +59,7 @@ def save(
     aliases: dict[str, str] = {}
     first: dict[object, str] = {}
     hidden = []
+    check_whole(model)
     _check_extra_state(model)
     for slot in slots(model):
         _check_plain(slot)

@@ -17,6 +17,7 @@ from .owners import Dense, call_layers, dense, replacement
 from .products import FabricLeftLinear, LeftLinear, TransposedLinear
 from .unfold import COMPOSITES, HOOKS, fold_weights, is_composite, unfold, unfolded_twin
 from .weight import DenseWeight, FabricWeight
+from .whole import check_whole
 
 __all__ = [
     "COMPOSITES",
@@ -37,6 +38,7 @@ __all__ = [
     "LeftLinear",
     "TransposedLinear",
     "call_layers",
+    "check_whole",
     "copies_of_computed",
     "dense",
     "drop_weight_norm",

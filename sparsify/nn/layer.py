@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..fabric import Fabric
-from ..init import initialise
+from ..init import initialise, write
 from ..init.gain import DEFAULT_GAIN
 
 __all__ = ["FabricLayer", "check_fabric"]
@@ -115,7 +115,8 @@ class FabricLayer(nn.Module):
         )
         if self.bias is not None:
             bound = self.default_gain / DEFAULT_GAIN / math.sqrt(self.fan_in)
-            nn.init.uniform_(self.bias, -bound, bound, generator=random)
+            value = torch.empty(self.bias.shape, dtype=self.bias.dtype)
+            write(self.bias, value.uniform_(-bound, bound, generator=random))
 
     @property
     def default_gain(self) -> float:

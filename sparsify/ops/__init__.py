@@ -12,7 +12,7 @@ Example:
 
 from __future__ import annotations
 
-from . import autocast, autograd, batching, flops, schema
+from . import autocast, autograd, batching, flops, schema, sharding
 from .dispatch import kernel_names as kernel_names
 from .dispatch import use_kernel as use_kernel
 from .errors import OperandError as OperandError
@@ -31,4 +31,6 @@ __all__ = [
     "use_kernel",
 ]
 
-del autocast, autograd, batching, flops, schema
+sharding.meet_dtensors()
+
+del autocast, autograd, batching, flops, schema, sharding

@@ -63,7 +63,9 @@ class Forward(torch.autograd.Function):
         if need_bias:  # the rest of a convolution has its window
             is_image = len(ctx.rest) > 1
             grad_bias = (
-                grad.transpose(0, 1).flatten(1).sum(1) if is_image else formula.rows_of(grad).sum(0)
+                grad.transpose(0, 1).flatten(1).sum(1)
+                if is_image
+                else grad.sum_to_size(grad.shape[-1])
             )
         found = iter(ctx.derivative(grad, x, factors, *ctx.rest, needs) if any(needs) else ())
         grads = (next(found) if need else None for need in needs)

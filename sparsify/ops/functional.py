@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..fabric import Fabric
 from . import direct
+from .sharding import meet_dtensors
 from .window import Window
 
 __all__ = ["convolve", "fabric_conv", "fabric_linear"]
@@ -46,6 +47,7 @@ def fabric_linear(
     text = fabric if isinstance(fabric, str) else fabric.to_json()
     y: Tensor | None = direct.linear(x, factors, text, bias)
     if y is None:
+        meet_dtensors()
         y = torch.ops.sparsify.fabric(x, list(factors), text, bias)
     return y
 
@@ -110,6 +112,7 @@ def convolve(
     found = direct.convolve(x, factors, text, window, bias)
     if found is not None:
         return found
+    meet_dtensors()
     geometry: list[Any] = [list(sizes) for sizes in window[:3]]
     if window.transposed or any(window.output_padding):
         geometry += [window.transposed, list(window.output_padding)]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError, ModelError, VerificationError
 from ...files import staged, writing
+from ...nn import check_whole
 from ...verify import Report, compare, run_model
 from ..inputs import BATCH, Axes, Inputs
 from .capture import Captured, capture
@@ -89,6 +90,7 @@ def _check_model(model: nn.Module) -> None:
         raise ConfigError(
             "The model came from an ONNX file; sp.save, or `sparsify convert`, writes it as one."
         )
+    check_whole(model)
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise ModelError(
             f"{type(model).__name__} has tensors on the meta device, which hold no values; load "

@@ -10,18 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from sparsify.demo.data import draw, spread, standard_library
 from sparsify.demo.model import ByteTransformer
 
-from .arms import NARROW, build, groups, weights
+from ..arms import NARROW, build, groups, weights
+from ..training import share
 
 __all__ = ["run"]
 
 LAYERS = 4
 LENGTH = 128  # bytes that a model sees at once
 BATCH = 16
-WARM_UP = 0.1  # share of the steps
 HEAD_WIDTH = 32
 OUTER_RATE = 0.02  # of embeddings and head, the same for all arms, which convert the blocks only
 VALIDATION = 400_000  # last bytes of the training files: learning rates are chosen on them
@@ -52,8 +53,8 @@ def run(
         options: for `sp.sparsify`.
 
     Returns:
-        Bits per byte of validation and test files, weights of the body, and the curve of (step,
-        bits of validation).
+        Bits per byte of validation and test files, weights, arithmetic per byte of training, CPU
+        seconds of training, and the curve of (step, bits of validation).
     """
     torch.manual_seed(seed)
     model = make(arm, width, budget, seed, **options)
@@ -82,6 +83,7 @@ def run(
         "test": round(bits(model, test, WINDOWS), 4),
         "body": weights(model.blocks),
         "parameters": weights(model),
+        "flops": flops(model) / (LENGTH * BATCH),
         "cpu_s": round(seconds, 1),
         "curve": [*curve, (steps, round(validated, 4))],
     }
@@ -114,6 +116,13 @@ def texts() -> tuple[Tensor, Tensor, Tensor]:
     return corpus.train[:-VALIDATION], corpus.train[-VALIDATION:], corpus.held_out
 
 
+def flops(model: nn.Module) -> int:
+    """Floating-point operations of one training step, by torch's counter."""
+    with FlopCounterMode(display=False) as counter:
+        cross_entropy(model, torch.zeros(BATCH, LENGTH + 1, dtype=torch.long)).backward()
+    return counter.get_total_flops()
+
+
 @torch.no_grad()
 def bits(model: nn.Module, text: Tensor, windows: int) -> float:
     """Bits per byte over windows at even distances."""
@@ -131,11 +140,3 @@ def cross_entropy(
     """Nats per byte."""
     scores: Tensor = model(windows[:, :-1])
     return functional.cross_entropy(scores.flatten(0, 1), windows[:, 1:].flatten())
-
-
-def share(step: int, steps: int) -> float:
-    """Of the learning rate: up in a line, down in half a cosine wave."""
-    warm = max(1, round(WARM_UP * steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))

@@ -1,0 +1,76 @@
+"""Lesson 8: does it learn? Fabrics, dense models and their rivals, trained side by side.
+
+Every comparison has the twin that a user would otherwise pick, a thinner dense model with as many
+weights, and gives every arm the learning rate that suits it best on data held back for that. What
+is trained already is not trained again: results lie in FOLDER/NAME.jsonl, one line each, and files
+of several machines may simply be joined.
+
+Run it:  python examples/08_does_it_learn.py [NAMES] [--quick] [--out FOLDER] [--jobs 2] [--report]
+         (names: see --help; all of them take many hours on two cores, half an hour with --quick;
+         --report trains nothing and draws what is there)
+Needs:   pip install "sparsify-fabric[dev]"  (scikit-learn, matplotlib, joblib)
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from benchmarks import BENCHMARKS
+
+import sparsify as sp
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Does it learn?")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--quick", action="store_true", help="small and short, the same ordering")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of results")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, a thread each")
+    parser.add_argument("--engine", default="joblib", help="joblib or ray")
+    parser.add_argument("--report", action="store_true", help="train nothing, only report")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {[*BENCHMARKS]}")
+    return options
+
+
+def train(module: ModuleType, path: Path, options: argparse.Namespace) -> None:
+    """Until the benchmark wants no more: which rates and seeds, it decides by what came before."""
+    failed: list[dict[str, object]] = []
+    while True:
+        found = sp.read_trials(path) if path.exists() else []
+        done = [trial.point for trial in found if trial.result is not None]
+        wanted = module.points(found, options.quick)
+        missing = [point for point in wanted if point not in done and point not in failed]
+        if not missing:
+            return
+        trials = sp.sweep(module.run, missing, path, jobs=options.jobs, engine=options.engine)
+        failed += [trial.point for trial in trials if trial.result is None]
+
+
+def report(name: str, module: ModuleType, path: Path) -> None:
+    found = [trial for trial in sp.read_trials(path) if trial.result is not None]
+    text = module.table(found)
+    print(f"\n## {name}\n\n{text}\n", flush=True)
+    path.with_suffix(".md").write_text(text + "\n")
+    module.figure(found, path.with_suffix(".png"))
+
+
+def main() -> None:
+    options = arguments()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.names or BENCHMARKS:
+        module = importlib.import_module(BENCHMARKS[name])
+        path = options.out / f"{name}.jsonl"
+        if not options.report:
+            train(module, path, options)
+        if path.exists():
+            report(name, module, path)
+
+
+if __name__ == "__main__":
+    main()

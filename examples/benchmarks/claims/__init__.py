@@ -1,0 +1,1 @@
+"""What the three papers claim, put to the test: one module per paper."""

@@ -1,0 +1,139 @@
+"""The byte-level benchmark and the script that runs all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sparsify as sp
+from tests.support.paths import ROOT, run_python
+
+SCRIPT = ROOT / "examples" / "08_does_it_learn.py"
+
+
+@pytest.fixture(autouse=True)
+def examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(f"benchmarks.byte_lm.{name}")
+
+
+def trial(bits: float, **point: Any) -> sp.Trial:
+    result = {
+        "validation": bits,
+        "test": bits + 0.01,
+        "body": 1000,
+        "flops": 2e6,
+        "cpu_s": 5.0,
+        "curve": [(1, 8.0), (2, bits)],
+    }
+    return sp.Trial("benchmarks.byte_lm.trial:run", point, result, None, 1.0, {})
+
+
+def simulate(points: Callable[[list[sp.Trial]], list[dict[str, Any]]]) -> list[sp.Trial]:
+    """What a benchmark would train, if the best rate of every arm were 0.004."""
+    found: list[sp.Trial] = []
+    for _ in range(20):
+        wanted = points(found)
+        if not wanted:
+            return found
+        found += [trial(2 + abs(math.log2(p["lr"] / 0.004)), **p) for p in wanted]
+    raise AssertionError("the benchmark never ends")
+
+
+@pytest.mark.parametrize("arm", ["dense", "narrow dense", "automatic", "random mask"])
+def test_an_arm_learns_and_keeps_its_budget(arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    byte_lm = module("trial")
+    monkeypatch.setattr(byte_lm, "WINDOWS", 16)
+    monkeypatch.setattr(byte_lm, "LAYERS", 1)
+    budget = 1.0 if arm == "dense" else 0.25
+    result = byte_lm.run(arm, width=64, budget=budget, lr=0.004, seed=0, steps=12)
+    assert result["test"] < 5.5  # 8 is knowing nothing
+    assert [step for step, _ in result["curve"]][-1] == 12
+    assert result["body"] <= budget * 12 * 64**2 * (1.1 if arm == "narrow dense" else 1)
+    assert result["flops"] > 6 * result["body"]
+    json.dumps(result)
+
+
+def test_the_files_of_a_run_are_apart() -> None:
+    byte_lm = module("trial")
+    train, validation, test = (bytes(part.numpy()) for part in byte_lm.texts())
+    assert min(len(validation), len(test)) >= 400_000
+    for other in (validation, test):
+        middle = other[len(other) // 2 :][:200]
+        assert middle not in train
+
+
+@pytest.mark.parametrize("width,budget", [(128, 0.1), (256, 0.1), (256, 0.25), (512, 0.05)])
+def test_the_narrow_twin_has_the_weights_of_the_budget(width: int, budget: float) -> None:
+    thin, head = module("trial").narrow(width, budget)
+    assert thin % head == 0
+    assert thin**2 / width**2 == pytest.approx(budget, rel=0.1)
+
+
+def test_rates_are_searched_before_seeds() -> None:
+    equal_size = module("equal_size")
+    first = equal_size.points([], quick=False)
+    assert {point["seed"] for point in first} == {0}
+    found = simulate(lambda found: equal_size.points(found, quick=False))
+    finals = [t for t in found if t.point["seed"] > 0]
+    assert {t.point["lr"] for t in finals} == {0.004}
+    assert len(finals) == 2 * len(equal_size.cells(quick=False))
+
+
+def test_tables_have_every_arm_at_its_best_rate(tmp_path: Path) -> None:
+    equal_size = module("equal_size")
+    found = simulate(lambda found: equal_size.points(found, quick=False))
+    text = equal_size.table(found)
+    rows = [line for line in text.splitlines() if " ± " in line]
+    assert len(rows) == len(equal_size.cells(quick=False))
+    assert all("| 0.004 | 2.010 ± 0.000 | 3 |" in row for row in rows)
+    equal_size.figure(found, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_the_loss_of_the_default_rate_is_told(tmp_path: Path) -> None:
+    default_rate = module("default_rate")
+    found = simulate(lambda found: default_rate.points(found, quick=False))
+    rows = default_rate.table(found).splitlines()[2:]
+    assert len(rows) == 9
+    lost = abs(math.log2(default_rate.DEFAULT / 0.004))
+    assert all(row.endswith(f"| 2.000 | 0.004 | {lost:.3f} |") for row in rows)
+    default_rate.figure(found, tmp_path / "rates.png")
+
+
+def test_long_runs_take_the_rate_of_short_ones() -> None:
+    long = module("long")
+    found = simulate(lambda found: long.points(found, quick=False))
+    lengths = [t.point["steps"] for t in found]
+    assert lengths.count(long.STEPS) == len(long.ARMS)
+    assert {t.point["lr"] for t in found if t.point["steps"] == long.STEPS} == {0.004}
+
+
+def test_every_benchmark_of_the_table_is_there() -> None:
+    from benchmarks import BENCHMARKS
+
+    for name in BENCHMARKS.values():
+        benchmark = importlib.import_module(name)
+        assert all(hasattr(benchmark, face) for face in ("run", "points", "table", "figure"))
+
+
+def test_the_script_reports_what_is_there(tmp_path: Path) -> None:
+    equal_size = module("equal_size")
+    found = simulate(lambda found: equal_size.points(found, quick=True))
+    lines = [json.dumps(dataclasses.asdict(t)) + "\n" for t in found]
+    (tmp_path / "byte_lm.jsonl").write_text("".join(lines))
+    done = run_python(str(SCRIPT), "byte_lm", "--report", "--out", str(tmp_path), cwd=tmp_path)
+    assert "| narrow dense, 10% |" in done.stdout
+    assert (tmp_path / "byte_lm.md").read_text() in done.stdout
+    assert (tmp_path / "byte_lm.png").exists()
+

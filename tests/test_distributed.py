@@ -1,0 +1,490 @@
+"""Jobs of several processes: alike conversion, DDP and FSDP as in one, checkpoints, a death."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.tensor import Shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+import sparsify as sp
+from sparsify.init import generator
+from sparsify.io.recipe import fabrics, recipe_json
+from sparsify.nn import FabricLayer
+from tests.support.paths import ROOT
+from tests.support.ranks import needs_ranks, run_ranks, started
+from tests.support.training import (
+    INPUTS,
+    converted,
+    dense,
+    farthest,
+    optimizer_of,
+    plan_in,
+    restore,
+    store,
+    train,
+    train_in_parts,
+    whole,
+)
+
+pytestmark = needs_ranks
+
+SLOW = pytest.mark.slow
+WORLDS = [2, pytest.param(1, marks=SLOW), pytest.param(4, marks=SLOW)]
+CLOSE = 1e-5
+CLIP = 0.5  # below the norms that these gradients have
+BIASES = ("stem.2.bias", "mlp.0.bias", "mlp.2.bias")
+
+
+def _message(call: Any) -> str:
+    """The type and text of what a call raises."""
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+# --- one job does many checks, for starting one costs most ---------------------------------------
+
+
+def _job(rank: int, world: int, folder: Path) -> dict[str, Any]:
+    """What a rank finds; the tests below look at it."""
+    model = converted()
+    found: dict[str, Any] = {"recipe": recipe_json(fabrics(model)), "converted": whole(model)}
+    sp.distributed.check_agreement(model)
+    if world > 1:
+        found |= _disagreements(rank, model)
+    found["ddp"], found["wrapped errors"] = _ddp(rank, world, copy.deepcopy(model))
+    found["half"] = _half_precision(rank, world, copy.deepcopy(model))
+    found["tied"] = _tied(rank, world, copy.deepcopy(model))
+    found |= _fsdp(rank, world, folder, model)
+    found["meta"] = _from_meta()
+    return found
+
+
+def _disagreements(rank: int, model: nn.Module) -> dict[str, str]:
+    others = {name: copy.deepcopy(model) for name in ("value", "type", "name")}
+    if rank == 1:
+        others["value"].stem[2].factors[0].data[0, 0, 0, 0] += 1e-6
+        others["type"].head.bias.data = others["type"].head.bias.data.half()
+        del others["name"].blocks[1]
+    others["budget"] = converted(budget=0.2 if rank == 1 else 0.3)
+    alone = dist.new_group([1])
+    check = sp.distributed.check_agreement
+    found = {name: _message(partial(check, other)) for name, other in others.items()}
+    return found | {"alone": _message(lambda: check(others["value"], alone))}
+
+
+def _ddp(rank: int, world: int, plain: nn.Module) -> Any:
+    model = DistributedDataParallel(plain)
+    calls = {
+        "save": partial(sp.save, model, "ddp.safetensors"),
+        "convert": partial(sp.sparsify, model, INPUTS),
+    }
+    errors = {name: _message(call) for name, call in calls.items()}
+    return (train(model, rank, world), whole(model)), errors
+
+
+def _half_precision(rank: int, world: int, model: nn.Module) -> Any:
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    sp.distributed.fully_shard(model, mp_policy=policy)
+    seen = {p.dtype for p in model.parameters()}
+    model.blocks[0].mlp[0].register_forward_hook(lambda *call: seen.add(call[2].dtype))
+    return train(model, rank, world, range(5)), seen
+
+
+def _fsdp(rank: int, world: int, folder: Path, model: nn.Module) -> dict[str, Any]:
+    every = sum(p.numel() for p in model.parameters())
+    assert sp.distributed.fully_shard(model) is model
+    errors = {
+        "save": _message(lambda: sp.save(model, folder / f"{rank}.safetensors")),
+        "save .pt2": _message(lambda: sp.save(model, folder / f"{rank}.pt2")),
+        "export": _message(lambda: sp.export_onnx(model, folder / f"{rank}.onnx", INPUTS)),
+        "convert": _message(lambda: sp.plan(model, INPUTS)),
+    }
+    assert not [path for path in folder.iterdir() if path.suffix]
+    found = {
+        "share": sum(p.to_local().numel() for p in model.parameters()) / every,
+        "shares": {n: p.to_local().numel() / p.numel() for n, p in model.named_parameters()},
+        "wrapped": [n for n, part in model.named_modules() if isinstance(part, FSDPModule)],
+        "errors": errors,
+        "fsdp": (train(model, rank, world, clip=CLIP), whole(model)),
+    }
+    gathering = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_model_state_dict(model, options=gathering)
+    if rank == 0:  # what the message of sp.save says
+        plain = converted()
+        plain.load_state_dict(state)
+        sp.save(plain, folder / "gathered.safetensors")
+    return found
+
+
+def _tied(rank: int, world: int, model: nn.Module) -> Any:
+    """Two blocks with one layer, and a third block in between; the result and what is a group."""
+    model.blocks.insert(1, copy.deepcopy(model.blocks[0]))
+    model.blocks[2].mlp[0] = model.blocks[0].mlp[0]
+    if world:
+        sp.distributed.fully_shard(model)
+    train(model, rank, max(world, 1), range(5))
+    assert model.blocks[2].mlp[0].factors[0] is model.blocks[0].mlp[0].factors[0]
+    return whole(model), [n for n, part in model.named_modules() if isinstance(part, FSDPModule)]
+
+
+def _from_meta() -> dict[str, Tensor]:
+    model = sp.sparsify(dense(device="meta"), INPUTS, budget=0.3)
+    sp.distributed.fully_shard(model)
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.to_local().fill_(math.nan)
+    sp.distributed.initialise(model)
+    return whole(model)
+
+
+Findings = tuple[int, list[dict[str, Any]], Path]
+
+
+@pytest.fixture(scope="module", params=WORLDS)
+def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    folder = tmp_path_factory.mktemp("job")
+    return request.param, run_ranks(_job, request.param, folder), folder
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[float | None, tuple[list[float], dict[str, Tensor]]]:
+    """The training in this process alone, with and without clipping."""
+    found = {}
+    for clip in (None, CLIP):
+        model = converted()
+        found[clip] = train(model, clip=clip), whole(model)
+    return found
+
+
+def _assert_equal(one: Any, other: Any, tolerance: float = CLOSE) -> None:
+    """The losses and the parameters of two trainings."""
+    assert len(one[0]) == len(other[0]) == 20
+    assert max(abs(a - b) for a, b in zip(one[0], other[0], strict=True)) <= tolerance
+    assert farthest(one[1], other[1]) <= tolerance
+
+
+def test_every_rank_converts_alike(job: Findings) -> None:
+    model = converted()
+    for found in job[1]:
+        assert found["recipe"] == recipe_json(fabrics(model))
+        assert farthest(found["converted"], whole(model)) == 0
+
+
+def test_ranks_that_differ_are_named(job: Findings) -> None:
+    world, ranks, _ = job
+    start = "VerificationError: The ranks hold different models. From rank 0 differ: rank 1 in "
+    for found in ranks if world > 1 else ():
+        assert found["value"].startswith(f"{start}parameters, first at 'stem.2.factors.0'. Build")
+        assert found["type"].startswith(f"{start}parameters, first at 'head.bias'.")
+        recipe = f"{start}the recipe (which fabric stands where), first at"
+        assert found["name"].startswith(f"{recipe} 'blocks.1.mlp.0'.")
+        assert found["budget"].startswith(f"{recipe} 'stem.2'.")
+        assert not found["alone"]  # a group of one
+
+
+def test_ddp_is_training_in_one_process(job: Findings, alone: Any) -> None:
+    for found in job[1]:
+        _assert_equal(found["ddp"], alone[None])
+
+
+def test_fsdp_is_training_in_one_process(job: Findings, alone: Any) -> None:
+    """With clipped gradients, which need a norm over all ranks."""
+    assert farthest(alone[CLIP][1], alone[None][1]) > 100 * CLOSE
+    for found in job[1]:
+        _assert_equal(found["fsdp"], alone[CLIP])
+
+
+def test_mixed_precision(job: Findings, alone: Any) -> None:
+    for found in job[1]:
+        losses, dtypes = found["half"]
+        assert dtypes == {torch.float32, torch.bfloat16}
+        assert losses == pytest.approx(alone[None][0][:5], rel=0.02)
+
+
+def test_every_rank_holds_its_part(job: Findings) -> None:
+    world, ranks, _ = job
+    for found in ranks:
+        assert found["wrapped"] == ["", "stem.2", "blocks.0", "blocks.1"]
+        assert found["share"] == pytest.approx(1 / world, rel=0.01)
+        factors = {n: share for n, share in found["shares"].items() if ".factors." in n}
+        assert set(factors.values()) == {1 / world}
+        assert len(factors) == 14
+
+
+def test_tied_blocks_stay_tied(job: Findings) -> None:
+    expected, _ = _tied(0, 0, converted())
+    for found in job[1]:
+        parameters, wrapped = found["tied"]
+        assert wrapped == ["", "stem.2", "blocks.1"]
+        assert farthest(parameters, expected) <= CLOSE
+
+
+def test_a_sharded_model_says_how_it_is_saved(job: Findings, alone: Any) -> None:
+    _, ranks, folder = job
+    for found in ranks:
+        errors = found["errors"]
+        for verb in ("save", "save .pt2", "export"):
+            assert errors[verb].startswith("ModelError: 'stem.0.weight' is sharded over ranks")
+            assert "get_model_state_dict" in errors[verb]
+        assert "Convert the model first, on every rank" in errors["convert"]
+        for error in found["wrapped errors"].values():
+            assert error.startswith("ModelError: The model is wrapped in DistributedDataParallel;")
+    loaded = sp.load(folder / "gathered.safetensors", model=dense())
+    assert farthest(whole(loaded), alone[CLIP][1]) <= CLOSE
+
+
+def test_a_start_on_meta_depends_on_no_world(job: Findings) -> None:
+    """Fabrics as in one process, of converted weights up to the scale that meta cannot know."""
+    lone = sp.sparsify(dense(device="meta"), INPUTS, budget=0.3).to_empty(device="cpu")
+    sp.distributed.initialise(lone)
+    expected, real = whole(lone), whole(converted())
+    for found in job[1]:
+        filled = {n for n, value in found["meta"].items() if not value.isnan().any()}
+        assert filled == {n for n in real if ".factors." in n or n.endswith(BIASES)}
+        for name in filled:
+            assert torch.equal(found["meta"][name], expected[name])
+            if ".factors." in name and not name.startswith("raw"):
+                scale = (real[name] * expected[name]).sum() / real[name].square().sum()
+                assert scale.item() == pytest.approx(1, abs=0.02)
+                torch.testing.assert_close(expected[name], real[name] * scale)
+
+
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+def _run(
+    rank: int, world: int, folder: Path, steps: range, start: str = "", end: str = "", pace: int = 0
+) -> dict[str, Tensor]:
+    """A job that starts anew or from a checkpoint, and writes some."""
+    plan = plan_in(folder / start) if start else sp.plan(dense(), INPUTS, budget=0.3)
+    model = sp.sparsify(dense(seed=7 if start else 0), INPUTS, plan=plan)
+    sp.distributed.fully_shard(model)
+    optimizer = optimizer_of(model)
+    if start:
+        assert restore(folder / start, model, optimizer) == steps.start
+
+    def after(step: int) -> None:
+        (folder / f"step-{step}-{rank}").touch()
+        if step == steps.stop and end:
+            store(folder / end, model, optimizer, plan, step)
+        elif pace and step % pace == 0:
+            store(folder / f"every-{step}", model, optimizer, plan, step)
+
+    train(model, rank, world, steps, optimizer=optimizer, clip=CLIP, after=after)
+    return whole(model)
+
+
+def test_a_killed_job_ends_where_an_uninterrupted_one_does(job: Findings, tmp_path: Path) -> None:
+    world, uninterrupted, _ = job
+    with started(_run, world, tmp_path, range(10**6), "", "", 5) as ranks:
+        _wait_for(tmp_path / f"step-12-{world - 1}")
+        ranks.kill(world - 1)
+        with pytest.raises(AssertionError, match=r"The ranks ended with \[.*-9\]"):
+            ranks.wait()
+    complete = {int(path.parent.name[6:]) for path in tmp_path.glob("every-*/.metadata")}
+    last = max(step for step in complete if step < 20)
+    assert last >= 10
+    for resumed in run_ranks(_run, world, tmp_path, range(last, 20), f"every-{last}"):
+        assert farthest(resumed, uninterrupted[0]["fsdp"][1]) == 0
+
+
+def _wait_for(path: Path, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path.name} does not come"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worlds", [(4, 2, 1), (1, 2, 4)], ids=str)
+def test_resuming_on_another_number_of_ranks(
+    worlds: tuple[int, ...], tmp_path: Path, alone: Any
+) -> None:
+    run_ranks(_run, worlds[0], tmp_path, range(7), "", "first")
+    run_ranks(_run, worlds[1], tmp_path, range(7, 14), "first", "second")
+    resumed = run_ranks(_run, worlds[2], tmp_path, range(14, 20), "second")[0]
+    assert farthest(resumed, alone[CLIP][1]) <= CLOSE
+
+
+# --- what else trainers do -----------------------------------------------------------------------
+
+
+def _variants(rank: int, world: int, folder: Path) -> dict[str, Any]:
+    shard = sp.distributed.fully_shard
+    found = {}
+
+    model = DistributedDataParallel(converted())
+    train_in_parts(model, rank, world, lambda last: nullcontext() if last else model.no_sync())
+    found["DDP, accumulated"] = whole(model)
+
+    sharded = shard(converted())
+    train_in_parts(sharded, rank, world, partial(_syncing, sharded))
+    found["FSDP, accumulated"] = whole(sharded)
+
+    model = converted()
+    for block in model.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    train(shard(model), rank, world, range(5))
+    found["FSDP, checkpointed activations"] = whole(model)
+
+    model = shard(converted(), reshard_after_forward=False)
+    train(model, rank, world, range(5))
+    found["FSDP, parameters kept"] = whole(model)
+
+    mesh = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("copies", "parts"))
+    model = shard(converted(), mesh)
+    assert all(p.to_local().numel() <= 2 * p.numel() / world for p in model.parameters())
+    train(model, rank, world, range(5))
+    found["FSDP in two copies"] = whole(model)
+
+    for name, wrap in {"DDP": DistributedDataParallel, "FSDP": shard}.items():
+        model = torch.compile(wrap(converted()), backend="aot_eager")
+        train(model, rank, world, range(5))
+        found[f"{name}, compiled"] = whole(model)
+    return found
+
+
+@contextmanager
+def _syncing(model: FSDPModule, last: bool) -> Iterator[None]:
+    model.set_requires_gradient_sync(last)
+    yield
+
+
+@pytest.mark.slow
+def test_other_ways_to_train(tmp_path: Path) -> None:
+    model = converted()
+    train(model, steps=range(5))
+    for name, found in run_ranks(_variants, 4, tmp_path)[0].items():
+        assert farthest(found, whole(model)) <= CLOSE, name
+
+
+def _fail(rank: int, world: int, folder: Path, sleeps: bool) -> None:
+    if rank == 1:
+        time.sleep(600 if sleeps else 0)
+        raise ValueError("rank 1 fails")
+    dist.barrier()
+
+
+def test_jobs_that_fail_say_why(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"(?s)error-1:.*ValueError: rank 1 fails"):
+        run_ranks(_fail, 2, tmp_path, False)
+    with pytest.raises(TimeoutError):
+        run_ranks(_fail, 2, tmp_path, True, seconds=2)
+
+
+# --- without processes ---------------------------------------------------------------------------
+
+
+class _Mesh:
+    """As much of a mesh as the placement asks for."""
+
+    def __init__(self, *sizes: int) -> None:
+        self.sizes = sizes
+        self.ndim = len(sizes)
+
+    def size(self, axis: int) -> int:
+        return self.sizes[axis]
+
+
+@pytest.mark.parametrize(
+    ("shape", "world", "axis"),
+    [
+        ((8, 1, 4, 4), 4, 0),
+        ((2, 16, 16, 4), 4, 1),
+        ((2, 1, 16, 4), 4, 2),
+        ((2, 1, 3, 4), 4, 3),
+        ((2, 1, 3, 5, 4, 3), 4, 4),
+        ((3, 1, 5, 7), 4, 0),
+        ((3, 1, 5, 7), 1, 0),
+        ((64, 6), 3, 1),
+    ],
+)
+def test_placement(shape: tuple[int, ...], world: int, axis: int) -> None:
+    for mesh in (_Mesh(world), _Mesh(2, world)):
+        place = sp.distributed.shard_placement(mesh)
+        assert place(nn.Parameter(torch.zeros(shape))) == Shard(axis)
+
+
+def test_without_a_process_group() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    sp.distributed.check_agreement(model)
+    for call in (sp.distributed.shard_placement, partial(sp.distributed.fully_shard, model)):
+        with pytest.raises(sp.ConfigError, match="Sharding needs ranks: start the script with"):
+            call()
+    with pytest.raises(sp.ConfigError, match=r"must be a torch\.nn\.Module; got int"):
+        sp.distributed.fully_shard(3)
+    assert not dist.is_initialized()
+
+
+def test_initialise_is_what_sparsify_draws() -> None:
+    model = sp.sparsify(dense(device="meta"), INPUTS, budget=0.3)
+    with pytest.raises(sp.ConfigError, match=r"call\s+model\.to_empty"):
+        sp.distributed.initialise(model)
+    model = model.to_empty(device="cpu")
+    with pytest.raises(sp.ConfigError, match=r"seed must be a whole number; got 1\.5"):
+        sp.distributed.initialise(model, seed=1.5)
+    sp.distributed.initialise(model, seed=3)
+    layers = {n: part for n, part in model.named_modules() if isinstance(part, FabricLayer)}
+    for name, layer in layers.items():
+        filled = whole(layer)
+        layer.reset_parameters(generator(3, name))
+        assert farthest(filled, whole(layer)) == 0
+
+
+# --- the example ---------------------------------------------------------------------------------
+
+
+def _torchrun(folder: Path, *arguments: str) -> str:
+    """The output of the lesson on two ranks."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "--max-restarts", "1"]
+    command += [str(ROOT / "examples" / "09_torchrun.py"), "--out", str(folder), *arguments]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # see the lesson
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [(), ("--fsdp",)], ids=["ddp", "fsdp"])
+def test_torchrun_example(mode: tuple[str, ...], tmp_path: Path) -> None:
+    quiet = _torchrun(tmp_path / "quiet", *mode)
+    killed = _torchrun(tmp_path / "killed", *mode, "--kill-at", "70")
+    assert "resumed" not in quiet
+    assert "resumed at step 50" in killed
+    assert quiet.splitlines()[-1] == killed.splitlines()[-1]
+    share = float(quiet.splitlines()[-1].split("%")[0].split()[-1])
+    assert share > 85
+    saved = [path / "model.safetensors" for path in (tmp_path / "quiet", tmp_path / "killed")]
+    assert saved[0].read_bytes() == saved[1].read_bytes()
