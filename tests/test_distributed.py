@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import subprocess
-import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -25,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import Shard
+from torch.distributed.tensor.parallel import parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -32,26 +31,23 @@ import sparsify as sp
 from sparsify.init import generator
 from sparsify.io.recipe import fabrics, recipe_json
 from sparsify.nn import FabricLayer
-from tests.support.paths import ROOT
-from tests.support.ranks import needs_ranks, run_ranks, started
+from tests.support.ranks import needs_ranks, run_ranks
 from tests.support.training import (
     INPUTS,
     converted,
     dense,
     farthest,
-    optimizer_of,
-    plan_in,
-    restore,
-    store,
     train,
     train_in_parts,
     whole,
 )
+from tests.support.zoo import ZOO, call, first_tensor, make
 
 pytestmark = needs_ranks
 
 SLOW = pytest.mark.slow
 WORLDS = [2, pytest.param(1, marks=SLOW), pytest.param(4, marks=SLOW)]
+TRANSFORMERS = ("Llama", "GPT-2", "T5", "Mixtral", "ViT", "Mamba")
 CLOSE = 1e-5
 CLIP = 0.5  # below the norms that these gradients have
 BIASES = ("stem.2.bias", "mlp.0.bias", "mlp.2.bias")
@@ -275,63 +271,6 @@ def test_a_start_on_meta_depends_on_no_world(job: Findings) -> None:
                 torch.testing.assert_close(expected[name], real[name] * scale)
 
 
-# --- checkpoints ---------------------------------------------------------------------------------
-
-
-def _run(
-    rank: int, world: int, folder: Path, steps: range, start: str = "", end: str = "", pace: int = 0
-) -> dict[str, Tensor]:
-    """A job that starts anew or from a checkpoint, and writes some."""
-    plan = plan_in(folder / start) if start else sp.plan(dense(), INPUTS, budget=0.3)
-    model = sp.sparsify(dense(seed=7 if start else 0), INPUTS, plan=plan)
-    sp.distributed.fully_shard(model)
-    optimizer = optimizer_of(model)
-    if start:
-        assert restore(folder / start, model, optimizer) == steps.start
-
-    def after(step: int) -> None:
-        (folder / f"step-{step}-{rank}").touch()
-        if step == steps.stop and end:
-            store(folder / end, model, optimizer, plan, step)
-        elif pace and step % pace == 0:
-            store(folder / f"every-{step}", model, optimizer, plan, step)
-
-    train(model, rank, world, steps, optimizer=optimizer, clip=CLIP, after=after)
-    return whole(model)
-
-
-def test_a_killed_job_ends_where_an_uninterrupted_one_does(job: Findings, tmp_path: Path) -> None:
-    world, uninterrupted, _ = job
-    with started(_run, world, tmp_path, range(10**6), "", "", 5) as ranks:
-        _wait_for(tmp_path / f"step-12-{world - 1}")
-        ranks.kill(world - 1)
-        with pytest.raises(AssertionError, match=r"The ranks ended with \[.*-9\]"):
-            ranks.wait()
-    complete = {int(path.parent.name[6:]) for path in tmp_path.glob("every-*/.metadata")}
-    last = max(step for step in complete if step < 20)
-    assert last >= 10
-    for resumed in run_ranks(_run, world, tmp_path, range(last, 20), f"every-{last}"):
-        assert farthest(resumed, uninterrupted[0]["fsdp"][1]) == 0
-
-
-def _wait_for(path: Path, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, f"{path.name} does not come"
-        time.sleep(0.01)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("worlds", [(4, 2, 1), (1, 2, 4)], ids=str)
-def test_resuming_on_another_number_of_ranks(
-    worlds: tuple[int, ...], tmp_path: Path, alone: Any
-) -> None:
-    run_ranks(_run, worlds[0], tmp_path, range(7), "", "first")
-    run_ranks(_run, worlds[1], tmp_path, range(7, 14), "first", "second")
-    resumed = run_ranks(_run, worlds[2], tmp_path, range(14, 20), "second")[0]
-    assert farthest(resumed, alone[CLIP][1]) <= CLOSE
-
-
 # --- what else trainers do -----------------------------------------------------------------------
 
 
@@ -363,11 +302,72 @@ def _variants(rank: int, world: int, folder: Path) -> dict[str, Any]:
     train(model, rank, world, range(5))
     found["FSDP in two copies"] = whole(model)
 
+    found["FSDP over tensor parallel"], found["both, from meta"] = _two_dimensions(rank, world)
+
     for name, wrap in {"DDP": DistributedDataParallel, "FSDP": shard}.items():
         model = torch.compile(wrap(converted()), backend="aot_eager")
         train(model, rank, world, range(5))
         found[f"{name}, compiled"] = whole(model)
     return found
+
+
+def _two_dimensions(rank: int, world: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Blocks divided over two ranks, what these hold sharded over the others."""
+    mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))
+    up = sp.distributed.FabricParallel(output_layouts=Shard(-1))
+    down = sp.distributed.FabricParallel(input_layouts=Shard(-1))
+
+    def divided(model: nn.Module) -> nn.Module:
+        styles = {"blocks.*.mlp.0": up, "blocks.*.mlp.2": down}
+        return sp.distributed.fully_shard(
+            parallelize_module(model, mesh["tensor"], styles), mesh["data"]
+        )
+
+    model = divided(converted())
+    train(model, mesh["data"].get_local_rank(), world // 2, range(5))
+    empty = divided(sp.sparsify(dense(device="meta"), INPUTS, budget=0.3)).to_empty(device="cpu")
+    sp.distributed.initialise(empty)
+    return whole(model), {n: p for n, p in whole(empty).items() if ".factors." in n}
+
+
+def _zoo(rank: int, world: int, folder: Path) -> dict[str, Any]:
+    """Losses and gradients of transformers' models, whole and sharded, and what is a group."""
+    found = {}
+    for name in TRANSFORMERS:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model, inputs = make(name, ZOO)
+        model = sp.sparsify(model, inputs, budget=0.5).eval()
+        sp.distributed.check_agreement(model)
+        results = []
+        for sharded in (False, True):
+            if sharded:
+                sp.distributed.fully_shard(model)
+            model.zero_grad()
+            with warnings.catch_warnings():  # T5's blocks return views, dense or not
+                warnings.filterwarnings("ignore", ".*returned a view tensor")
+                loss = first_tensor(call(model, inputs)).float().square().mean()
+            loss.backward()
+            gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+            if sharded:
+                gradients = {n: gradient.full_tensor() for n, gradient in gradients.items()}
+            results.append((loss.item(), gradients))
+        wrapped = [n for n, part in model.named_modules() if isinstance(part, FSDPModule)]
+        found[name] = (*results, wrapped)
+    return found
+
+
+@pytest.mark.slow
+def test_transformers_are_sharded_by_their_blocks(tmp_path: Path) -> None:
+    """Tied embeddings, experts, raw weights and all: losses and gradients as of the whole model."""
+    for name, found in run_ranks(_zoo, 2, tmp_path, seconds=300)[0].items():
+        (loss, gradients), (sharded_loss, sharded_gradients), wrapped = found
+        assert sharded_loss == pytest.approx(loss, rel=1e-5), name
+        assert gradients.keys() == sharded_gradients.keys()
+        for path, gradient in gradients.items():
+            torch.testing.assert_close(sharded_gradients[path], gradient)
+        assert len(wrapped) == (5 if name == "T5" else 3), name
+        assert all(path.rsplit(".", 1)[-1].isdigit() for path in wrapped[1:])
 
 
 @contextmanager
@@ -378,9 +378,14 @@ def _syncing(model: FSDPModule, last: bool) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_other_ways_to_train(tmp_path: Path) -> None:
+    results = run_ranks(_variants, 4, tmp_path)[0]
+    lone = sp.sparsify(dense(device="meta"), INPUTS, budget=0.3).to_empty(device="cpu")
+    sp.distributed.initialise(lone)
+    from_meta = results.pop("both, from meta")
+    assert farthest(from_meta, {n: p for n, p in whole(lone).items() if n in from_meta}) == 0
     model = converted()
     train(model, steps=range(5))
-    for name, found in run_ranks(_variants, 4, tmp_path)[0].items():
+    for name, found in results.items():
         assert farthest(found, whole(model)) <= CLOSE, name
 
 
@@ -434,9 +439,9 @@ def test_placement(shape: tuple[int, ...], world: int, axis: int) -> None:
 def test_without_a_process_group() -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     sp.distributed.check_agreement(model)
-    for call in (sp.distributed.shard_placement, partial(sp.distributed.fully_shard, model)):
+    for needy in (sp.distributed.shard_placement, partial(sp.distributed.fully_shard, model)):
         with pytest.raises(sp.ConfigError, match="Sharding needs ranks: start the script with"):
-            call()
+            needy()
     with pytest.raises(sp.ConfigError, match=r"must be a torch\.nn\.Module; got int"):
         sp.distributed.fully_shard(3)
     assert not dist.is_initialized()
@@ -455,36 +460,3 @@ def test_initialise_is_what_sparsify_draws() -> None:
         filled = whole(layer)
         layer.reset_parameters(generator(3, name))
         assert farthest(filled, whole(layer)) == 0
-
-
-# --- the example ---------------------------------------------------------------------------------
-
-
-def _torchrun(folder: Path, *arguments: str) -> str:
-    """The output of the lesson on two ranks."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "--max-restarts", "1"]
-    command += [str(ROOT / "examples" / "09_torchrun.py"), "--out", str(folder), *arguments]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # see the lesson
-    }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", [(), ("--fsdp",)], ids=["ddp", "fsdp"])
-def test_torchrun_example(mode: tuple[str, ...], tmp_path: Path) -> None:
-    quiet = _torchrun(tmp_path / "quiet", *mode)
-    killed = _torchrun(tmp_path / "killed", *mode, "--kill-at", "70")
-    assert "resumed" not in quiet
-    assert "resumed at step 50" in killed
-    assert quiet.splitlines()[-1] == killed.splitlines()[-1]
-    share = float(quiet.splitlines()[-1].split("%")[0].split()[-1])
-    assert share > 85
-    saved = [path / "model.safetensors" for path in (tmp_path / "quiet", tmp_path / "killed")]
-    assert saved[0].read_bytes() == saved[1].read_bytes()

@@ -32,12 +32,12 @@ BLOCKS = 2  # of two convolutions each
 SIDE = 32  # pixels of a patch
 BATCH = 8
 STEPS = 300
-QUICK_STEPS = 80
+QUICK_STEPS = 150
 NOISE = 25 / 255  # standard deviation; white is 1
 STRIPS = ((0, 384), (400, 480), (496, 640))  # columns to learn, to choose rates, and to test on
 SEEDS = (0, 1, 2)
 BUDGETS = (0.1, 0.25)  # shares of the weights of the whole model, its dense ends included
-RATES = {"dense": 0.001, NARROW: 0.008}
+RATES = {"dense": 0.002, NARROW: 0.008}
 RATE = 0.004  # of the others, where the search begins
 CLAIM = 1.01  # times the dense model's loss
 

@@ -221,9 +221,17 @@ def rows(found: Sequence[sp.Trial]) -> dict[tuple[str, str, str], dict[int, list
     for cell in sorted(cells(quick=False), key=lambda cell: cell["depth"]):
         for mine in [c for c in done if c == {**cell, "steps": c["steps"]}][:1]:
             row = result.setdefault((cell["net"], cell["arm"], cell["init"]), {})
-            row[cell["depth"]] = [t.result["accuracy"] for t in finals(mine, found) if t.result]
+            row[cell["depth"]] = [t.result["accuracy"] for t in reported(mine, found) if t.result]
     order = [(cell["net"], cell["arm"], cell["init"]) for cell in cells(quick=False)]
     return dict(sorted(result.items(), key=lambda item: order.index(item[0])))
+
+
+def reported(cell: Cell, found: Sequence[sp.Trial]) -> list[sp.Trial]:
+    """The trainings at the rate that was chosen; of the deepest networks, at the one by rule."""
+    if cell["depth"] <= SEARCHED:
+        return finals(cell, found)
+    wanted = [rule(cell, seed) for seed in SEEDS]
+    return [trial for trial in found if trial.point in wanted]
 
 
 def table(found: Sequence[sp.Trial]) -> str:

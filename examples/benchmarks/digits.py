@@ -8,6 +8,7 @@ the test on them. Every image is tested in cross-validation, and so is every arm
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -187,7 +188,7 @@ def judged(loss: float, twice: float) -> str:
 
 
 def scores(found: Sequence[sp.Trial]) -> dict[tuple[str, float], Score]:
-    """By arm and budget, of those that were tested on all parts."""
+    """By arm and budget, of those that were tested on all parts with some seed."""
     found = longest(found)
     sizes = dict.fromkeys((trial.point["arm"], trial.point["budget"]) for trial in found)
     result = {}
@@ -195,11 +196,13 @@ def scores(found: Sequence[sp.Trial]) -> dict[tuple[str, float], Score]:
         mine = [t for t in found if (t.point["arm"], t.point["budget"]) == (arm, budget)]
         folds = {trial.point["fold"]: cell_of(trial) for trial in mine}
         trials = [trial for cell in folds.values() for trial in finals(cell, mine)]
-        seeds = sorted({trial.point["seed"] for trial in trials})
-        if len(trials) == FOLDS * len(seeds) > 0:
-            wrong = torch.zeros(len(seeds), sum(t.result["images"] for t in trials) // len(seeds))
+        counts = Counter(trial.point["seed"] for trial in trials)
+        seeds = sorted(seed for seed, count in counts.items() if count == FOLDS)
+        if seeds:
+            wrong = torch.zeros(len(seeds), len(data()[1]))
             for trial in trials:
-                wrong[seeds.index(trial.point["seed"]), trial.result["wrong"]] = 1
+                if trial.point["seed"] in seeds:
+                    wrong[seeds.index(trial.point["seed"]), trial.result["wrong"]] = 1
             result[arm, budget] = Score(trials[0].result["weights"], wrong)
     return result
 

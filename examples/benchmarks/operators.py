@@ -219,7 +219,7 @@ def table(found: Sequence[sp.Trial]) -> str:
             "|---|" + "--:|" * (len(arms) + 1),
         ]
         for operator, row in errors.items():
-            best = min(error for arm, error in row.items() if arm != "dense")
+            best = min((error for arm, error in row.items() if arm != "dense"), default=0.0)
             cells = [written(row.get(arm), 0.0 if arm == "dense" else best) for arm in arms]
             lines.append(f"| {operator} | {' | '.join(cells)} | {place(row)} |")
         parts.append("\n".join(lines))

@@ -1,6 +1,17 @@
 """Training on many devices with PyTorch's own engine: what fabrics add to it.
 
-DDP, gradient accumulation, mixed precision and checkpoints take fabrics as they are.
+DDP, gradient accumulation, mixed precision and checkpoints take fabrics as they are. Every rank
+converts the model by itself, `check_agreement` compares the results once, `fully_shard` is FSDP2.
+
+A checkpoint of `torch.distributed.checkpoint` that holds the plan too can be resumed by any number
+of ranks and rebuilt without choosing again:
+
+    state, optim = get_state_dict(model, optimizer)
+    dcp.save({"plan": plan.to_json(), "model": state, "optim": optim}, checkpoint_id=folder)
+
+    found = {"plan": ""}  # in the next job, before there is a model
+    dcp.load(found, checkpoint_id=folder)
+    sparse = sp.sparsify(dense, example_inputs, plan=sp.Plan.from_json(found["plan"]))
 """
 
 from __future__ import annotations

@@ -119,9 +119,10 @@ def train(
         if clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
-        mean = loss.detach() / world
+        mean = loss.detach().clone()
         if world > 1:
             dist.all_reduce(mean)
+            mean /= dist.get_world_size()
         losses.append(mean.item())
         after(step + 1)
     return losses
