@@ -235,7 +235,7 @@ def study(x):
     if x > 1:
         open(os.path.join(FOLDER, f"running-{os.getpid()}"), "w").close()
         time.sleep(600)
-    return {"double": 2 * x}
+    return {"double": 2 * x, "has": "monarch" in sp.topologies()}
 
 if __name__ == "__main__":
     sp.sweep(study, {"x": [0, 1, 2, 3][: int(sys.argv[2])]}, FOLDER + "/out.jsonl", jobs=2)
@@ -277,15 +277,18 @@ def test_an_interrupted_script_keeps_what_ended_and_leaves_no_process(tmp_path: 
     assert process.returncode == -signal.SIGINT, complaint
     assert b"KeyboardInterrupt" in complaint
     trials = sp.read_trials(tmp_path / "out.jsonl")
-    assert sorted((trial.run, trial.result["double"]) for trial in trials) == [
-        ("my_script:study", 0),
-        ("my_script:study", 2),
-    ]
+    assert {trial.run for trial in trials} == {"my_script:study"}
+    results = sorted((trial.result["double"], trial.result["has"]) for trial in trials)
+    assert results == [(0, True), (2, True)]
     workers = [path.name.removeprefix("running-") for path in tmp_path.glob("running-*")]
     _wait_for(lambda: not any(map(_runs, workers)))
     again = _script(tmp_path, 2)  # nothing is left to do: no worker, no new line
     assert again.communicate(timeout=120) == (None, b"")
     assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 2
+
+
+def test_a_function_may_use_the_package_as_a_global() -> None:
+    assert pickle.loads(pickle.dumps(sp)) is sp
 
 
 def test_a_function_that_cannot_be_sent_is_named(out: Path) -> None:

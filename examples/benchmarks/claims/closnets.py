@@ -145,6 +145,13 @@ def size_at(curve: Sequence[dict[str, Any]], loss: float) -> float | None:
     return None
 
 
+def size_mark(curve: Sequence[dict[str, Any]], loss: float) -> str:
+    size = size_at(curve, loss)
+    if size is None:
+        return "more than tried"
+    return f"{size:,.0f}" + " or fewer" * (size == curve[0]["weights"])
+
+
 def targets(task: str, curves: dict[tuple[str, str], list[dict[str, Any]]]) -> float:
     """The loss that sizes are compared at: Clos's own at the middle budget."""
     curve = curves.get((task, "clos"), [])
@@ -171,8 +178,7 @@ def table(found: Sequence[sp.Trial]) -> str:
                 marks = [f"{curve[0]['loss']:.3f} with {WIDTH**2:,}", "", ""]
             # The narrow network ends in the wide one.
             whole = curve + curves.get((task, DENSE), []) * (family == NARROW)
-            size = size_at(whole, aim)
-            marks.append("" if family == DENSE else f"{size:,.0f}" if size else "more than tried")
+            marks.append("" if family == DENSE else size_mark(whole, aim))
             lines.append(f"| {family} | {' | '.join(marks)} |")
         lines.append("")
     return "\n".join(lines)
