@@ -136,4 +136,3 @@ def test_the_script_reports_what_is_there(tmp_path: Path) -> None:
     assert "| narrow dense, 10% |" in done.stdout
     assert (tmp_path / "byte_lm.md").read_text() in done.stdout
     assert (tmp_path / "byte_lm.png").exists()
-

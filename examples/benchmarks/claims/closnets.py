@@ -212,7 +212,6 @@ def figure(found: Sequence[sp.Trial], path: Path) -> None:
                 markersize=3,
                 label=family,
             )
-        axis.set_xscale("log")
         axis.set_xlabel("weights of the network")
         axis.set_title(task, fontsize=10)
     axes[0].set_ylabel("test loss")
