@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from . import nn as nn
     from . import onnx as onnx
     from . import plot as plot
+    from . import recipes as recipes
     from .api import fabric as fabric
     from .api import plan as plan
     from .api import sparsify as sparsify
@@ -84,7 +85,7 @@ _HOMES = {  # public name -> where it is defined, imported when it is first used
     "NothingToDoError": ".errors",
     "VerificationError": ".errors",
 }
-_MODULES = ("distributed", "nn", "onnx", "plot")
+_MODULES = ("distributed", "nn", "onnx", "plot", "recipes")
 
 __all__ = [
     "Budget",
@@ -115,6 +116,7 @@ __all__ = [
     "plot",
     "project",
     "read_trials",
+    "recipes",
     "save",
     "score",
     "sparsify",

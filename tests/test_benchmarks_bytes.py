@@ -73,7 +73,7 @@ def test_the_files_of_a_run_are_apart() -> None:
         assert middle not in train
 
 
-@pytest.mark.parametrize("width,budget", [(128, 0.1), (256, 0.1), (256, 0.25), (512, 0.05)])
+@pytest.mark.parametrize(("width", "budget"), [(128, 0.1), (256, 0.1), (256, 0.25), (512, 0.05)])
 def test_the_narrow_twin_has_the_weights_of_the_budget(width: int, budget: float) -> None:
     thin, head = module("trial").narrow(width, budget)
     assert thin % head == 0

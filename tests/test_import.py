@@ -41,6 +41,7 @@ PUBLIC = {
     "plot",
     "project",
     "read_trials",
+    "recipes",
     "save",
     "score",
     "sparsify",
