@@ -38,6 +38,7 @@ def run(
     seed: int,
     steps: int,
     rule: str = "factors",
+    outer: float | None = OUTER_RATE,
     **options: Any,
 ) -> dict[str, Any]:
     """Train one arm and test it.
@@ -50,6 +51,7 @@ def run(
         seed: of weights and batches.
         steps: of BATCH windows.
         rule: "factors" for the rates of `sp.param_groups`, "one" for one rate.
+        outer: learning rate of embeddings and head; None: as of the body.
         options: for `sp.sparsify`.
 
     Returns:
@@ -59,8 +61,10 @@ def run(
     torch.manual_seed(seed)
     model = make(arm, width, budget, seed, **options)
     train, validation, test = texts()
-    outer = {"params": model.outside(), "lr": OUTER_RATE}
-    optimiser = torch.optim.AdamW([outer, *groups(model.blocks, lr, rule)], betas=(0.9, 0.98))
+    outside = {"params": model.outside(), "lr": outer or lr}
+    optimiser = torch.optim.AdamW(
+        [outside, *groups(model.blocks, lr, rule)], betas=(0.9, 0.98), fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: share(step, steps))
     random = torch.Generator().manual_seed(seed)
     looks = {round(steps * (k + 1) / LOOKS) for k in range(LOOKS - 1)}
