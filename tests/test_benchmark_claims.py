@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,9 @@ import torch
 from torch import nn
 
 import sparsify as sp
-from tests.support.paths import ROOT
+from tests.support.benchmarks import module, trial
 
 NAMES = ("depth", "claims.closnets", "claims.sparse_topologies", "claims.neurofabric")
-
-
-@pytest.fixture(autouse=True)
-def examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-
-
-def module(name: str) -> Any:
-    return importlib.import_module(f"benchmarks.{name}")
-
-
-def trial(point: dict[str, Any], **result: Any) -> sp.Trial:
-    return sp.Trial("made:up", point, result, None, 1.0, {})
 
 
 def accuracy_of(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import math
 from collections.abc import Callable
@@ -13,30 +12,15 @@ from typing import Any
 import pytest
 
 import sparsify as sp
+from tests.support.benchmarks import module, trial
 from tests.support.paths import ROOT, run_python
 
 SCRIPT = ROOT / "examples" / "08_does_it_learn.py"
 
 
-@pytest.fixture(autouse=True)
-def examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-
-
-def module(name: str) -> Any:
-    return importlib.import_module(f"benchmarks.byte_lm.{name}")
-
-
-def trial(bits: float, **point: Any) -> sp.Trial:
-    result = {
-        "validation": bits,
-        "test": bits + 0.01,
-        "body": 1000,
-        "flops": 2e6,
-        "cpu_s": 5.0,
-        "curve": [(1, 8.0), (2, bits)],
-    }
-    return sp.Trial("benchmarks.byte_lm.trial:run", point, result, None, 1.0, {})
+def ended(bits: float, point: dict[str, Any]) -> sp.Trial:
+    known = {"body": 1000, "flops": 2e6, "cpu_s": 5.0, "curve": [(1, 8.0), (2, bits)]}
+    return trial(point, validation=bits, test=bits + 0.01, **known)
 
 
 def simulate(points: Callable[[list[sp.Trial]], list[dict[str, Any]]]) -> list[sp.Trial]:
@@ -46,13 +30,13 @@ def simulate(points: Callable[[list[sp.Trial]], list[dict[str, Any]]]) -> list[s
         wanted = points(found)
         if not wanted:
             return found
-        found += [trial(2 + abs(math.log2(p["lr"] / 0.004)), **p) for p in wanted]
+        found += [ended(2 + abs(math.log2(p["lr"] / 0.004)), p) for p in wanted]
     raise AssertionError("the benchmark never ends")
 
 
 @pytest.mark.parametrize("arm", ["dense", "narrow dense", "automatic", "random mask"])
 def test_an_arm_learns_and_keeps_its_budget(arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    byte_lm = module("trial")
+    byte_lm = module("byte_lm.trial")
     monkeypatch.setattr(byte_lm, "WINDOWS", 16)
     monkeypatch.setattr(byte_lm, "LAYERS", 1)
     budget = 1.0 if arm == "dense" else 0.25
@@ -65,7 +49,7 @@ def test_an_arm_learns_and_keeps_its_budget(arm: str, monkeypatch: pytest.Monkey
 
 
 def test_the_files_of_a_run_are_apart() -> None:
-    byte_lm = module("trial")
+    byte_lm = module("byte_lm.trial")
     train, validation, test = (bytes(part.numpy()) for part in byte_lm.texts())
     assert min(len(validation), len(test)) >= 400_000
     for other in (validation, test):
@@ -75,13 +59,13 @@ def test_the_files_of_a_run_are_apart() -> None:
 
 @pytest.mark.parametrize(("width", "budget"), [(128, 0.1), (256, 0.1), (256, 0.25), (512, 0.05)])
 def test_the_narrow_twin_has_the_weights_of_the_budget(width: int, budget: float) -> None:
-    thin, head = module("trial").narrow(width, budget)
+    thin, head = module("byte_lm.trial").narrow(width, budget)
     assert thin % head == 0
     assert thin**2 / width**2 == pytest.approx(budget, rel=0.1)
 
 
 def test_rates_are_searched_before_seeds() -> None:
-    equal_size = module("equal_size")
+    equal_size = module("byte_lm.equal_size")
     first = equal_size.points([], quick=False)
     assert {point["seed"] for point in first} == {0}
     found = simulate(lambda found: equal_size.points(found, quick=False))
@@ -91,7 +75,7 @@ def test_rates_are_searched_before_seeds() -> None:
 
 
 def test_tables_have_every_arm_at_its_best_rate(tmp_path: Path) -> None:
-    equal_size = module("equal_size")
+    equal_size = module("byte_lm.equal_size")
     found = simulate(lambda found: equal_size.points(found, quick=False))
     text = equal_size.table(found)
     rows = [line for line in text.splitlines() if " ± " in line]
@@ -102,7 +86,7 @@ def test_tables_have_every_arm_at_its_best_rate(tmp_path: Path) -> None:
 
 
 def test_the_loss_of_the_default_rate_is_told(tmp_path: Path) -> None:
-    default_rate = module("default_rate")
+    default_rate = module("byte_lm.default_rate")
     found = simulate(lambda found: default_rate.points(found, quick=False))
     rows = default_rate.table(found).splitlines()[2:]
     assert len(rows) == 9
@@ -112,7 +96,7 @@ def test_the_loss_of_the_default_rate_is_told(tmp_path: Path) -> None:
 
 
 def test_long_runs_take_the_rate_of_short_ones() -> None:
-    long = module("long")
+    long = module("byte_lm.long")
     found = simulate(lambda found: long.points(found, quick=False))
     lengths = [t.point["steps"] for t in found]
     assert lengths.count(long.STEPS) == len(long.ARMS)
@@ -120,15 +104,13 @@ def test_long_runs_take_the_rate_of_short_ones() -> None:
 
 
 def test_every_benchmark_of_the_table_is_there() -> None:
-    from benchmarks import BENCHMARKS
-
-    for name in BENCHMARKS.values():
-        benchmark = importlib.import_module(name)
+    for name in module("").BENCHMARKS.values():
+        benchmark = module(name.removeprefix("benchmarks."))
         assert all(hasattr(benchmark, face) for face in ("run", "points", "table", "figure"))
 
 
 def test_the_script_reports_what_is_there(tmp_path: Path) -> None:
-    equal_size = module("equal_size")
+    equal_size = module("byte_lm.equal_size")
     found = simulate(lambda found: equal_size.points(found, quick=True))
     lines = [json.dumps(dataclasses.asdict(t)) + "\n" for t in found]
     (tmp_path / "byte_lm.jsonl").write_text("".join(lines))

@@ -31,7 +31,7 @@ import sparsify as sp
 from sparsify.init import generator
 from sparsify.io.recipe import fabrics, recipe_json
 from sparsify.nn import FabricLayer
-from tests.support.ranks import needs_ranks, run_ranks
+from tests.support.ranks import message_of, needs_ranks, run_ranks
 from tests.support.training import (
     INPUTS,
     converted,
@@ -51,15 +51,6 @@ TRANSFORMERS = ("Llama", "GPT-2", "T5", "Mixtral", "ViT", "Mamba")
 CLOSE = 1e-5
 CLIP = 0.5  # below the norms that these gradients have
 BIASES = ("stem.2.bias", "mlp.0.bias", "mlp.2.bias")
-
-
-def _message(call: Any) -> str:
-    """The type and text of what a call raises."""
-    try:
-        call()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 # --- one job does many checks, for starting one costs most ---------------------------------------
@@ -89,8 +80,8 @@ def _disagreements(rank: int, model: nn.Module) -> dict[str, str]:
     others["budget"] = converted(budget=0.2 if rank == 1 else 0.3)
     alone = dist.new_group([1])
     check = sp.distributed.check_agreement
-    found = {name: _message(partial(check, other)) for name, other in others.items()}
-    return found | {"alone": _message(lambda: check(others["value"], alone))}
+    found = {name: message_of(partial(check, other)) for name, other in others.items()}
+    return found | {"alone": message_of(lambda: check(others["value"], alone))}
 
 
 def _ddp(rank: int, world: int, plain: nn.Module) -> Any:
@@ -99,7 +90,7 @@ def _ddp(rank: int, world: int, plain: nn.Module) -> Any:
         "save": partial(sp.save, model, "ddp.safetensors"),
         "convert": partial(sp.sparsify, model, INPUTS),
     }
-    errors = {name: _message(call) for name, call in calls.items()}
+    errors = {name: message_of(call) for name, call in calls.items()}
     return (train(model, rank, world), whole(model)), errors
 
 
@@ -115,10 +106,10 @@ def _fsdp(rank: int, world: int, folder: Path, model: nn.Module) -> dict[str, An
     every = sum(p.numel() for p in model.parameters())
     assert sp.distributed.fully_shard(model) is model
     errors = {
-        "save": _message(lambda: sp.save(model, folder / f"{rank}.safetensors")),
-        "save .pt2": _message(lambda: sp.save(model, folder / f"{rank}.pt2")),
-        "export": _message(lambda: sp.export_onnx(model, folder / f"{rank}.onnx", INPUTS)),
-        "convert": _message(lambda: sp.plan(model, INPUTS)),
+        "save": message_of(lambda: sp.save(model, folder / f"{rank}.safetensors")),
+        "save .pt2": message_of(lambda: sp.save(model, folder / f"{rank}.pt2")),
+        "export": message_of(lambda: sp.export_onnx(model, folder / f"{rank}.onnx", INPUTS)),
+        "convert": message_of(lambda: sp.plan(model, INPUTS)),
     }
     assert not [path for path in folder.iterdir() if path.suffix]
     found = {

@@ -44,7 +44,7 @@ from sparsify.distributed.division import chunk, part_of
 from sparsify.fabric import Fabric, GraphStage, Shuffle, Stage
 from sparsify.topology import TOPOLOGIES
 from tests.support.fabrics import dense_matrix, random_fabrics, random_factors
-from tests.support.ranks import needs_ranks, run_ranks
+from tests.support.ranks import message_of, needs_ranks, run_ranks
 from tests.support.training import (
     INPUTS,
     converted,
@@ -67,15 +67,6 @@ CLOSE = 1e-5
 UP = FabricParallel(output_layouts=Shard(-1))
 DOWN = FabricParallel(input_layouts=Shard(-1))
 PAIRS = {"blocks.*.mlp.0": UP, "blocks.*.mlp.2": DOWN}
-
-
-def _message(call: Any) -> str:
-    """The type and text of what a call raises."""
-    try:
-        call()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 @contextmanager
@@ -219,7 +210,7 @@ def _net(mesh: DeviceMesh) -> dict[str, Any]:
         "names": names,
         "trained": (losses, whole(model)),
         "gathered": farthest(whole(plain), whole(model)),
-        "save": _message(lambda: sp.save(model, "never.safetensors")),
+        "save": message_of(lambda: sp.save(model, "never.safetensors")),
     }
 
 
@@ -278,7 +269,7 @@ def _rules(mesh: DeviceMesh) -> dict[str, Any]:
         }
         with torch.inference_mode():
             assert torch.equal(divided(own_x).full_tensor(), y.full_tensor())
-    found["mixed"] = _message(lambda: divided(x))
+    found["mixed"] = message_of(lambda: divided(x))
     return found
 
 
@@ -324,12 +315,12 @@ def _errors(mesh: DeviceMesh) -> dict[str, str]:
     divided = parallelize_module(layer(), mesh, FabricParallel())
     square = init_device_mesh("cpu", (1, mesh.size()), mesh_dim_names=("one", "two"))
     return {
-        "layout": _message(lambda: FabricParallel(input_layouts=Shard(0))),
-        "dense": _message(lambda: parallelize_module(nn.Linear(3, 3), mesh, FabricParallel())),
-        "conv": _message(lambda: parallelize_module(conv, mesh, FabricParallel())),
-        "twice": _message(lambda: parallelize_module(divided, mesh, FabricParallel())),
-        "mesh": _message(lambda: parallelize_module(layer(), square, FabricParallel())),
-        "width": _message(lambda: divided(torch.zeros(2, 15))),
+        "layout": message_of(lambda: FabricParallel(input_layouts=Shard(0))),
+        "dense": message_of(lambda: parallelize_module(nn.Linear(3, 3), mesh, FabricParallel())),
+        "conv": message_of(lambda: parallelize_module(conv, mesh, FabricParallel())),
+        "twice": message_of(lambda: parallelize_module(divided, mesh, FabricParallel())),
+        "mesh": message_of(lambda: parallelize_module(layer(), square, FabricParallel())),
+        "width": message_of(lambda: divided(torch.zeros(2, 15))),
     }
 
 

@@ -22,7 +22,7 @@ import sparsify as sp
 
 from .arms import ARMS, NARROW, build, weights
 from .dots import draw
-from .protocol import Cell, cell_of, finals, longest, missing, spread
+from .protocol import Cell, all_missing, cell_of, finals, longest, spread
 from .training import body_budget, fit, narrow
 
 __all__ = ["figure", "points", "run", "table"]
@@ -122,11 +122,7 @@ def parts() -> Tensor:
 def points(found: Sequence[sp.Trial], quick: bool = False) -> list[dict[str, Any]]:
     """The trainings that are wanted, given what is known; quick: one seed, one budget."""
     seeds = SEEDS[:1] if quick else SEEDS
-    return [
-        point
-        for cell in cells(quick)
-        for point in missing(cell, found, RATES.get(cell["arm"], RATE), seeds)
-    ]
+    return all_missing(cells(quick), found, RATES, RATE, seeds)
 
 
 def cells(quick: bool) -> list[Cell]:

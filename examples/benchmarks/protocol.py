@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sparsify as sp
 
 from .rates import best, wanted
 
-__all__ = ["Cell", "cell_of", "finals", "longest", "missing", "spread"]
+__all__ = ["Cell", "all_missing", "cell_of", "finals", "longest", "missing", "spread"]
 
 Cell = dict[str, Any]
 """A point without its learning rate and its seed."""
@@ -36,6 +36,29 @@ def missing(
     rate = best(losses)
     done = {trial.point["seed"] for trial in mine if trial.point["lr"] == rate}
     return [{**cell, "lr": rate, "seed": seed} for seed in seeds if seed not in done]
+
+
+def all_missing(
+    cells: Iterable[Cell],
+    found: Sequence[sp.Trial],
+    rates: Mapping[str, float],
+    rate: float,
+    seeds: Sequence[int],
+) -> list[dict[str, Any]]:
+    """The trainings of many cells that are still wanted.
+
+    Args:
+        cells: which trainings.
+        found: all that were done.
+        rates: by arm, where the search begins.
+        rate: where that of all other arms begins.
+        seeds: the first is the one that rates are chosen with.
+    """
+    return [
+        point
+        for cell in cells
+        for point in missing(cell, found, rates.get(cell["arm"], rate), seeds)
+    ]
 
 
 def finals(cell: Cell, found: Iterable[sp.Trial]) -> list[sp.Trial]:

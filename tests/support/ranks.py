@@ -24,7 +24,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-__all__ = ["Ranks", "needs_ranks", "run_ranks", "started"]
+__all__ = ["Ranks", "message_of", "needs_ranks", "run_ranks", "started"]
 
 needs_ranks = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="ranks are forked, and named Linux's loopback"
@@ -39,6 +39,15 @@ _PRELOADED = [  # what conversion and training import when they first need it
     "sparsify.api",
     __name__,
 ]
+
+
+def message_of(call: Callable[[], Any]) -> str:
+    """The type and text of what a call raises, for a rank to hand back; "" of nothing."""
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 class Ranks:

@@ -10,7 +10,7 @@ from typing import Any
 import sparsify as sp
 
 from ..arms import NARROW
-from ..protocol import Cell, finals, longest, missing
+from ..protocol import Cell, all_missing, cell_of, finals, longest, spread
 from .trial import BATCH, LENGTH, run
 
 __all__ = ["figure", "points", "run", "table"]
@@ -38,11 +38,7 @@ def cells(quick: bool) -> list[Cell]:
 def points(found: Sequence[sp.Trial], quick: bool = False) -> list[dict[str, Any]]:
     """The trainings that are wanted, given what is known."""
     seeds = SEEDS[:1] if quick else SEEDS
-    return [
-        point
-        for cell in cells(quick)
-        for point in missing(cell, found, RATES.get(cell["arm"], RATE), seeds)
-    ]
+    return all_missing(cells(quick), found, RATES, RATE, seeds)
 
 
 def table(found: Sequence[sp.Trial]) -> str:
@@ -59,7 +55,7 @@ def table(found: Sequence[sp.Trial]) -> str:
         seconds = statistics.median(trial.result["cpu_s"] for trial in trials)
         lines.append(
             f"| {name} | {first['body']:,} | {share} | {trials[0].point['lr']:g} "
-            f"| {_spread([trial.result['test'] for trial in trials])} | {len(trials)} "
+            f"| {spread([trial.result['test'] for trial in trials])} | {len(trials)} "
             f"| {seconds:.0f} | {first['flops'] / 1e6:.1f} |"
         )
     tokens = max(trial.point["steps"] for trial in found) * BATCH * LENGTH
@@ -96,12 +92,7 @@ def figure(found: Sequence[sp.Trial], path: Path) -> None:
 def _ends(found: Sequence[sp.Trial]) -> list[tuple[str, list[Any]]]:
     """The trainings of each arm at its best rate, best arm first within each budget."""
     newest = longest(found)
-    kinds = {
-        (trial.point["budget"], trial.point["arm"]): {
-            key: value for key, value in trial.point.items() if key not in ("lr", "seed")
-        }
-        for trial in newest
-    }
+    kinds = {(trial.point["budget"], trial.point["arm"]): cell_of(trial) for trial in newest}
     ends = [
         (f"{arm}, {budget:.0%}" if budget < 1 else arm, finals(cell, newest))
         for (budget, arm), cell in kinds.items()
@@ -112,10 +103,3 @@ def _ends(found: Sequence[sp.Trial]) -> list[tuple[str, list[Any]]]:
         return -entry[1][0].point["budget"], statistics.mean(tests)
 
     return sorted(((name, trials) for name, trials in ends if trials), key=order)
-
-
-def _spread(values: Sequence[float]) -> str:
-    """Mean, and standard deviation where there is one."""
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
