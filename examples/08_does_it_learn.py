@@ -6,8 +6,8 @@ is trained already is not trained again: results lie in FOLDER/NAME.jsonl, one l
 of several machines may simply be joined.
 
 Run it:  python examples/08_does_it_learn.py [NAMES] [--quick] [--out FOLDER] [--jobs 2] [--report]
-         (names: see --help; all of them take many hours on two cores, half an hour with --quick;
-         --report trains nothing and draws what is there)
+         (names: see --help; all of them take many hours on two cores; --quick: small and short, for
+         a look; --report trains nothing and draws what is there)
 Needs:   pip install "sparsify-fabric[dev]"  (scikit-learn, matplotlib, joblib)
 """
 
@@ -26,7 +26,7 @@ import sparsify as sp
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Does it learn?")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
-    parser.add_argument("--quick", action="store_true", help="small and short, the same ordering")
+    parser.add_argument("--quick", action="store_true", help="small and short, for a look")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of results")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, a thread each")
     parser.add_argument("--engine", default="joblib", help="joblib or ray")

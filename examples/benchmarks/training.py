@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from sparsify.demo.train import share
+
 from .arms import groups, weights
 
-__all__ = ["body_budget", "fit", "narrow", "share"]
-
-WARM_UP = 0.1  # share of the steps
+__all__ = ["body_budget", "fit", "narrow"]
 
 
 def fit(model: nn.Module, loss: Callable[[], Tensor], lr: float, steps: int) -> None:
@@ -33,14 +32,6 @@ def fit(model: nn.Module, loss: Callable[[], Tensor], lr: float, steps: int) -> 
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-
-
-def share(step: int, steps: int) -> float:
-    """Of the learning rate: up in a line, down in half a cosine wave."""
-    warm = max(1, round(WARM_UP * steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def narrow(make: Callable[[int], nn.Module], width: int, budget: float) -> int:

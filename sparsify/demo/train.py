@@ -15,7 +15,7 @@ from ..optim import param_groups
 from .data import draw, spread
 from .model import ByteTransformer
 
-__all__ = ["BATCH", "LENGTH", "OUTER_RATE", "bits_per_byte", "train"]
+__all__ = ["BATCH", "LENGTH", "OUTER_RATE", "bits_per_byte", "cross_entropy", "share", "train"]
 
 LENGTH = 128  # bytes that a model sees at once
 BATCH = 8
@@ -43,12 +43,12 @@ def train(
     """
     groups = [{"params": model.outside(), "lr": OUTER_RATE}, *param_groups(model.blocks, lr=lr)]
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
-    schedule = LambdaLR(optimiser, lambda step: _share(step, steps))
+    schedule = LambdaLR(optimiser, lambda step: share(step, steps))
     random = torch.Generator().manual_seed(seed)
     model.train()
     start = time.perf_counter()
     for _ in range(steps):
-        loss = _loss(model, draw(text, BATCH, LENGTH, random))
+        loss = cross_entropy(model, draw(text, BATCH, LENGTH, random))
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -63,19 +63,20 @@ def bits_per_byte(model: nn.Module, text: Tensor, windows: int) -> float:
     """Cross-entropy over windows spread evenly over a text; 8 is knowing nothing."""
     model.eval()
     parts = spread(text, windows, LENGTH).split(4 * BATCH)
-    total = sum(_loss(model, part).item() * len(part) for part in parts)
+    total = sum(cross_entropy(model, part).item() * len(part) for part in parts)
     return total / windows / math.log(2)
 
 
-def _loss(
+def cross_entropy(
     model: nn.Module,
     windows: Tensor,  # (batch, length + 1)
 ) -> Tensor:
+    """Nats per byte."""
     scores: Tensor = model(windows[:, :-1])
     return functional.cross_entropy(scores.flatten(0, 1), windows[:, 1:].flatten())
 
 
-def _share(step: int, steps: int) -> float:
+def share(step: int, steps: int) -> float:
     """Of the learning rate: up in a line, down in half a cosine wave."""
     warm = max(1, round(WARM_UP * steps))
     if step < warm:

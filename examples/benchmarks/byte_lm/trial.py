@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsify.demo.data import draw, spread, standard_library
+from sparsify.demo.data import draw, standard_library
 from sparsify.demo.model import ByteTransformer
+from sparsify.demo.train import LENGTH, bits_per_byte, cross_entropy, share
 
 from ..arms import NARROW, build, groups, weights
-from ..training import share
 
 __all__ = ["run"]
 
 LAYERS = 4
-LENGTH = 128  # bytes that a model sees at once
 BATCH = 16
 HEAD_WIDTH = 32
 OUTER_RATE = 0.02  # of embeddings and head, the same for all arms, which convert the blocks only
@@ -80,11 +77,12 @@ def run(
         schedule.step()
         seconds += time.process_time() - start
         if step in looks:
-            curve.append((step, round(bits(model, validation, WINDOWS // 8), 4)))
-    validated = bits(model, validation, WINDOWS)
+            curve.append((step, round(bits_per_byte(model, validation, WINDOWS // 8), 4)))
+            model.train()
+    validated = bits_per_byte(model, validation, WINDOWS)
     return {
         "validation": round(validated, 4),
-        "test": round(bits(model, test, WINDOWS), 4),
+        "test": round(bits_per_byte(model, test, WINDOWS), 4),
         "body": weights(model.blocks),
         "parameters": weights(model),
         "flops": flops(model) / (LENGTH * BATCH),
@@ -115,7 +113,7 @@ def narrow(width: int, budget: float) -> tuple[int, int]:
 
 @functools.lru_cache
 def texts() -> tuple[Tensor, Tensor, Tensor]:
-    """Bytes to learn from, to choose learning rates by, and to test on: different files."""
+    """Bytes to learn from, to choose rates by, to test on; the first two share one file at most."""
     corpus = standard_library()
     return corpus.train[:-VALIDATION], corpus.train[-VALIDATION:], corpus.held_out
 
@@ -125,22 +123,3 @@ def flops(model: nn.Module) -> int:
     with FlopCounterMode(display=False) as counter:
         cross_entropy(model, torch.zeros(BATCH, LENGTH + 1, dtype=torch.long)).backward()
     return counter.get_total_flops()
-
-
-@torch.no_grad()
-def bits(model: nn.Module, text: Tensor, windows: int) -> float:
-    """Bits per byte over windows at even distances."""
-    model.eval()
-    parts = spread(text, windows, LENGTH).split(4 * BATCH)
-    total = sum(cross_entropy(model, part).item() * len(part) for part in parts)
-    model.train()
-    return total / windows / math.log(2)
-
-
-def cross_entropy(
-    model: nn.Module,
-    windows: Tensor,  # (batch, length + 1)
-) -> Tensor:
-    """Nats per byte."""
-    scores: Tensor = model(windows[:, :-1])
-    return functional.cross_entropy(scores.flatten(0, 1), windows[:, 1:].flatten())
