@@ -80,7 +80,7 @@ def test_tables_have_every_arm_at_its_best_rate(tmp_path: Path) -> None:
     text = equal_size.table(found)
     rows = [line for line in text.splitlines() if " ± " in line]
     assert len(rows) == len(equal_size.cells(quick=False))
-    assert all("| 0.004 | 2.010 ± 0.000 | 3 |" in row for row in rows)
+    assert all("| 0.004 | 0.02 | 2.010 ± 0.000 | 3 |" in row for row in rows)
     equal_size.figure(found, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
@@ -95,12 +95,32 @@ def test_the_loss_of_the_default_rate_is_told(tmp_path: Path) -> None:
     default_rate.figure(found, tmp_path / "rates.png")
 
 
-def test_long_runs_take_the_rate_of_short_ones() -> None:
+def test_the_rate_of_embeddings_and_head_is_chosen_too() -> None:
+    """Where the other rate is better, all seeds take it; what it is at one rate says the rest."""
+    equal_size = module("byte_lm.equal_size")
+    cell = equal_size.cells(quick=True)[1]
+
+    def bits(point: dict[str, Any]) -> float:
+        worse = abs(math.log2(point["lr"] / 0.004))
+        return 2 + worse - (0.1 if point.get("outer") == equal_size.OUTER else 0)
+
+    found: list[sp.Trial] = []
+    while wanted := equal_size.trainings(cell, found, (0, 1)):
+        found += [ended(bits(point), point) for point in wanted]
+    assert [trial.point.get("outer") for trial in found].count(equal_size.OUTER) == 2
+    best = equal_size.chosen(cell, found)
+    assert [trial.point["seed"] for trial in best] == [0, 1]
+    assert {trial.point["outer"] for trial in best} == {equal_size.OUTER}
+    assert "| 0.004 | 0.05 | 1.910 ± 0.000 | 2 |" in equal_size.table(found)
+
+
+def test_long_runs_are_done_once() -> None:
     long = module("byte_lm.long")
-    found = simulate(lambda found: long.points(found, quick=False))
-    lengths = [t.point["steps"] for t in found]
-    assert lengths.count(long.STEPS) == len(long.ARMS)
-    assert {t.point["lr"] for t in found if t.point["steps"] == long.STEPS} == {0.004}
+    wanted = long.points([])
+    assert {point["steps"] * 2048 for point in wanted} == {20_480_000}
+    found = simulate(lambda found: long.points(found))
+    assert [trial.point for trial in found] == wanted
+    assert "After 20,480,000 bytes" in long.table(found)
 
 
 def test_every_benchmark_of_the_table_is_there() -> None:

@@ -10,65 +10,96 @@ from typing import Any
 import sparsify as sp
 
 from ..arms import NARROW
-from ..protocol import Cell, all_missing, cell_of, finals, longest, spread
-from .trial import BATCH, LENGTH, run
+from ..protocol import Cell, cell_of, finals, longest, missing, spread
+from .trial import BATCH, LENGTH, OUTER_RATE, run
 
-__all__ = ["figure", "points", "run", "table"]
+__all__ = ["chosen", "figure", "points", "run", "table", "trainings"]
 
-WIDTH, STEPS = 256, 800
-QUICK_WIDTH, QUICK_STEPS = 128, 250
+STEPS, QUICK_STEPS = 500, 250
+QUICK_WIDTH = 128
 SEEDS = (0, 1, 2)
-BUDGETS = (0.1, 0.25)
-ARMS = ("automatic", NARROW, "random mask", "low rank", "monarch", "clos", "block diagonal")
-QUICK_ARMS = ("automatic", NARROW, "random mask", "low rank", "monarch")
-RATES = {"dense": 0.001, NARROW: 0.008, "random mask": 0.004}
+SIZES = ((128, 0.1), (256, 0.1), (256, 0.25))  # width and share of the body's weights
+RIVALS = ("automatic", NARROW, "random mask", "low rank")
+FAMILIES = ("monarch", "clos", "block diagonal")  # tried at one size
+RATES = {"dense": 0.002, NARROW: 0.008, "random mask": 0.008}
 RATE = 0.002  # of fabrics, where the search begins
+OUTER = 0.05  # rate of embeddings and head that is tried beside the usual one
 
 
 def cells(quick: bool) -> list[Cell]:
-    """Dense, and every arm at every budget."""
-    size: Cell = (
-        {"width": QUICK_WIDTH, "steps": QUICK_STEPS} if quick else {"width": WIDTH, "steps": STEPS}
-    )
-    budgets, arms = (BUDGETS[:1], QUICK_ARMS) if quick else (BUDGETS, ARMS)
-    rivals = [{"arm": arm, "budget": budget, **size} for budget in budgets for arm in arms]
-    return [{"arm": "dense", "budget": 1.0, **size}, *rivals]
+    """Dense, and every arm at every size."""
+    if quick:
+        sizes = [(QUICK_WIDTH, 0.1, (*RIVALS, FAMILIES[0]))]
+    else:
+        sizes = [(*size, RIVALS) for size in SIZES] + [(*SIZES[1], FAMILIES)]
+    steps = QUICK_STEPS if quick else STEPS
+    wanted = [(width, "dense", 1.0) for width in dict.fromkeys(size[0] for size in sizes)]
+    wanted += [(width, arm, budget) for width, budget, arms in sizes for arm in arms]
+    return [
+        {"arm": arm, "budget": budget, "width": width, "steps": steps}
+        for width, arm, budget in wanted
+    ]
 
 
 def points(found: Sequence[sp.Trial], quick: bool = False) -> list[dict[str, Any]]:
     """The trainings that are wanted, given what is known."""
     seeds = SEEDS[:1] if quick else SEEDS
-    return all_missing(cells(quick), found, RATES, RATE, seeds)
+    return [point for cell in cells(quick) for point in trainings(cell, found, seeds)]
+
+
+def trainings(cell: Cell, found: Sequence[sp.Trial], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Rates of the body first, then another one of embeddings and head, then all seeds."""
+    search = missing(cell, found, RATES.get(cell["arm"], RATE), seeds[:1])
+    if search:
+        return search
+    other = {**cell, "outer": OUTER}
+    if not finals(other, found):
+        return [{**other, "lr": finals(cell, found)[0].point["lr"], "seed": seeds[0]}]
+    best = chosen(cell, found)
+    done = [trial.point for trial in best]
+    wanted = [{**best[0].point, "seed": seed} for seed in seeds]
+    return [point for point in wanted if point not in done]
+
+
+def chosen(cell: Cell, found: Sequence[sp.Trial]) -> list[Any]:
+    """The trainings of a cell at its best rates, those of embeddings and head among them."""
+    both = [finals(each, found) for each in (cell, {**cell, "outer": OUTER})]
+    return min(filter(None, both), key=lambda trials: trials[0].result["validation"], default=[])
 
 
 def table(found: Sequence[sp.Trial]) -> str:
-    """Bits per byte of the test files, each arm at its best rate."""
+    """Bits per byte of the test files, each arm at its best rates."""
     lines = [
-        "| arm | body weights | of dense | rate | bits per byte | seeds | CPU s | MFLOP per byte |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: |",
+        "| width | arm | body weights | rate | outer rate | bits per byte | seeds | CPU s "
+        "| MFLOP per byte |",
+        "| --: | --- | --: | --: | --: | --: | --: | --: | --: |",
     ]
-    ends = _ends(found)
-    whole = next((trials[0].result["body"] for name, trials in ends if name == "dense"), None)
-    for name, trials in ends:
+    for (width, name), trials in _ends(found).items():
         first = trials[0].result
-        share = f"{first['body'] / whole:.1%}" if whole else "-"
+        rates = trials[0].point
         seconds = statistics.median(trial.result["cpu_s"] for trial in trials)
         lines.append(
-            f"| {name} | {first['body']:,} | {share} | {trials[0].point['lr']:g} "
+            f"| {width} | {name} | {first['body']:,} | {rates['lr']:g} "
+            f"| {rates.get('outer', OUTER_RATE):g} "
             f"| {spread([trial.result['test'] for trial in trials])} | {len(trials)} "
             f"| {seconds:.0f} | {first['flops'] / 1e6:.1f} |"
         )
-    tokens = max(trial.point["steps"] for trial in found) * BATCH * LENGTH
-    return "\n".join([*lines, "", f"After {tokens:,} bytes of text."])
+    read = max(trial.point["steps"] for trial in found) * BATCH * LENGTH
+    return "\n".join([*lines, "", f"After {read:,} bytes of text."])
 
 
 def figure(found: Sequence[sp.Trial], path: Path) -> None:
-    """Loss on held-out files against bytes read, arithmetic spent and CPU seconds."""
+    """Loss on held-out files against bytes read, arithmetic spent and CPU seconds, by width."""
     from matplotlib import pyplot
 
-    sheet, panels = pyplot.subplots(1, 3, figsize=(15, 4.5), sharey=True)
+    ends = _ends(found)
+    widths = list(dict.fromkeys(width for width, _ in ends))
+    sheet, grid = pyplot.subplots(
+        len(widths), 3, figsize=(15, 4.5 * len(widths)), sharey="row", squeeze=False
+    )
     units = ("bytes read (millions)", "arithmetic (TFLOP)", "CPU seconds, one thread")
-    for name, trials in _ends(found):
+    for (width, name), trials in ends.items():
+        panels = grid[widths.index(width)]
         result = trials[0].result
         steps = [step for step, _ in result["curve"]]
         losses = [loss for _, loss in result["curve"]]
@@ -77,29 +108,33 @@ def figure(found: Sequence[sp.Trial], path: Path) -> None:
         for panel, scale in zip(panels, scales, strict=True):
             style = "--" if name.startswith(("dense", NARROW)) else "-"
             panel.plot([scale * count for count in read], losses, style, label=name)
-    for panel, unit in zip(panels, units, strict=True):
-        panel.set_xlabel(unit)
-        panel.grid(alpha=0.3)
-    panels[1].set_xscale("log")
-    panels[2].set_xscale("log")
-    panels[0].set_ylabel("bits per byte, validation")
-    panels[0].legend()
+    for width, panels in zip(widths, grid, strict=True):
+        for panel, unit in zip(panels, units, strict=True):
+            panel.set_xlabel(unit)
+            panel.grid(alpha=0.3)
+        panels[1].set_xscale("log")
+        panels[2].set_xscale("log")
+        panels[0].set_ylabel(f"bits per byte, validation, width {width}")
+        panels[0].legend()
     sheet.tight_layout()
     sheet.savefig(path, dpi=120)
     pyplot.close(sheet)
 
 
-def _ends(found: Sequence[sp.Trial]) -> list[tuple[str, list[Any]]]:
-    """The trainings of each arm at its best rate, best arm first within each budget."""
-    newest = longest(found)
-    kinds = {(trial.point["budget"], trial.point["arm"]): cell_of(trial) for trial in newest}
-    ends = [
-        (f"{arm}, {budget:.0%}" if budget < 1 else arm, finals(cell, newest))
-        for (budget, arm), cell in kinds.items()
-    ]
+def _ends(found: Sequence[sp.Trial]) -> dict[tuple[int, str], list[Any]]:
+    """Width and arm -> its trainings at its best rates; large sizes first, then by loss."""
+    newest = [trial for trial in longest(found) if trial.result]
+    cells = {}
+    for trial in newest:
+        cell = {key: value for key, value in cell_of(trial).items() if key != "outer"}
+        cells[cell["width"], cell["budget"], cell["arm"]] = cell
+    ends = {size: chosen(cell, newest) for size, cell in cells.items()}
 
-    def order(entry: tuple[str, list[sp.Trial]]) -> tuple[float, float]:
-        tests = [trial.result["test"] for trial in entry[1] if trial.result]
-        return -entry[1][0].point["budget"], statistics.mean(tests)
+    def order(size: tuple[int, float, str]) -> tuple[float, float, float]:
+        width, budget, _ = size
+        return width, -budget, statistics.mean(trial.result["test"] for trial in ends[size])
 
-    return sorted(((name, trials) for name, trials in ends if trials), key=order)
+    return {
+        (width, f"{arm}, {budget:.0%}" if budget < 1 else arm): ends[width, budget, arm]
+        for width, budget, arm in sorted(ends, key=order)
+    }
