@@ -32,7 +32,7 @@ __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,8 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _logs(args):
             _VERBS[args.verb](args)
         sys.stdout.flush()
-    except SystemExit as stop:  # --help, --version, SIGTERM
+    except SystemExit as stop:  # --help, --version
         return int(stop.code or 0)
+    except _Terminated:
+        return TERMINATED
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED, False)
     except BrokenPipeError:  # the reader of a pipe had enough
@@ -75,8 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _terminate(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)
+class _Terminated(BaseException):
+    """Told to end, which is no error of whatever runs: no SystemExit, for a sweep keeps those."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
 
 
 def _fail(message: str, code: int, with_traceback: bool) -> int:

@@ -17,6 +17,10 @@ from ..sweep import Trial, sweep
 __all__ = ["check_passed", "parse_grid", "rows", "swept"]
 
 _WIDEST = 60  # characters of a cell
+_MISSPELT = {  # Python's words and what JSON has none for: as text they would all be true
+    **{"True": "true", "False": "false", "None": "null"},
+    **dict.fromkeys(("NaN", "nan", "inf", "-inf", "Infinity", "-Infinity"), "a number"),
+}
 
 
 def swept(args: argparse.Namespace) -> list[Trial]:
@@ -44,7 +48,7 @@ def parse_grid(words: Iterable[str]) -> dict[str, list[Any]]:
     """Values by name from words such as `lr=0.001,0.002`: JSON where they are, else text.
 
     Raises:
-        ConfigError: a word of another form, or a name that comes twice.
+        ConfigError: a word of another form, a name that comes twice, a value such as True.
 
     Example:
         >>> parse_grid(["topology=monarch,clos", "sizes=[64,64],[128,128]"])
@@ -123,7 +127,13 @@ def _value(text: str, start: int) -> tuple[Any, int]:
     end = f"{text},".index(",", start)
     if end == start:
         raise ConfigError(f'A value is missing in {text!r}; an empty text is written "".')
-    return text[start:end], end
+    value = text[start:end]
+    if value in _MISSPELT:
+        raise ConfigError(
+            f'Values are JSON or text: write {_MISSPELT[value]}, or "{value}" in quotes'
+            f" for the text; got {value}."
+        )
+    return value, end
 
 
 def _no_number(name: str) -> Any:

@@ -28,16 +28,17 @@ def sweep(
     """Run a function at every point of a grid; what a file of results has is not run again.
 
     Each trial is appended to the file when it ends, so that a sweep which was interrupted goes on
-    where it was when it is called again. Where the function raises, the trial has the error, and
-    runs again next time. The file knows the function by its name: after a change of its code, use
-    another file, or put a version into the points.
+    where it was when it is called again. Where the function raises, or kills its worker process,
+    the trial has an error and no result, and runs again next time. The file knows the function by
+    its name: after a change of its code, use another file, or put a version into the points.
 
     Args:
         run: called as `run(**point)`, returns a dict of values that JSON has; NaN and infinity are
             kept, too. A function at the top of a module or of a script.
         grid: values by name, of which every combination is a point; or the points themselves.
-        out: a file of JSON lines, made where it is missing. Several sweeps may write to one at
-            once; sweeps on several machines have a file each, see `read_trials`.
+        out: a file of JSON lines, made where it is missing. Sweeps that run at the same time do
+            not share their work: give each a part of the grid. They may write to one file; those
+            of several machines have a file each, see `read_trials`.
         jobs: how many points run at a time. 1: in this process, with the threads that torch has.
             More: in worker processes with one thread each.
         engine: "joblib": on this machine. "ray": on the cluster that Ray is connected to, or else
@@ -50,15 +51,16 @@ def sweep(
         ConfigError: a point is none, or the function cannot be called with it, named or sent.
         FileError: the file cannot be written.
         MissingExtraError: the engine is not installed.
-        ModelError: a worker process died, or the file holds something other than trials. Trials
+        ModelError: the file holds something other than trials, or the cluster was lost. Trials
             that had ended are in the file.
 
     Example:
         >>> import torch, sparsify as sp
         >>> def train(topology, budget, lr, seed=0):
         ...     torch.manual_seed(seed)
-        ...     model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.Linear(256, 64))
-        ...     model = sp.sparsify(model, topology=topology, budget=budget, exclude=[])
+        ...     sizes = [(64, 256), (256, 256), (256, 64)]
+        ...     model = torch.nn.Sequential(*(torch.nn.Linear(*size) for size in sizes))
+        ...     model = sp.sparsify(model, topology=topology, budget=budget)
         ...     optimizer = torch.optim.AdamW(sp.param_groups(model, lr=lr))
         ...     for _ in range(10):
         ...         x = torch.randn(32, 64)
@@ -69,7 +71,7 @@ def sweep(
         ...     return {"loss": loss.item()}
         >>> grid = {"topology": ["monarch", "clos"], "budget": [0.25], "lr": [0.001, 0.004]}
         >>> trials = sp.sweep(train, grid, "results.jsonl")
-        >>> best = min(trials, key=lambda trial: trial.result["loss"])
+        >>> best = min((t for t in trials if t.result), key=lambda trial: trial.result["loss"])
         >>> best.point["budget"]
         0.25
     """

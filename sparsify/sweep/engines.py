@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import ConfigError, ModelError, nearest, require
-from .worker import attempt, be_worker
+from .trial import Trial
+from .worker import attempt, be_worker, machine
 
 __all__ = ["ENGINES", "Keep", "attempt_sent", "engine_of", "in_process"]
 
@@ -97,20 +98,33 @@ def attempt_sent(sent: bytes, name: str, point: str) -> str:
 
 
 def _joblib(joblib: ModuleType, run: Run, name: str, points: Points, jobs: int, keep: Keep) -> None:
-    """Run points in worker processes of this machine, one thread each."""
-    from joblib.externals.loky import ProcessPoolExecutor
+    """Run points in worker processes of this machine, one thread each.
+
+    A process that dies takes all with it, and nobody knows whose fault it was: what was running
+    runs again, each point alone, and one that kills its process alone has failed.
+    """
     from joblib.externals.loky.backend.reduction import dumps
 
     sent = _packed(dumps, run, name)
-    workers = ProcessPoolExecutor(min(jobs, len(points)), env=_ONE_THREAD, initializer=be_worker)
+    waiting = [json.dumps(point) for point in points]
+    while waiting:
+        for suspect in _in_pool(sent, name, waiting, jobs, keep):
+            if _in_pool(sent, name, [suspect], 1, keep):
+                keep(_dead(name, suspect))
+
+
+def _in_pool(sent: bytes, name: str, waiting: list[str], jobs: int, keep: Keep) -> list[str]:
+    """As `_collect`, in processes of their own."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    workers = ProcessPoolExecutor(min(jobs, len(waiting)), env=_ONE_THREAD, initializer=be_worker)
+    lost: list[str] | None = None
     try:
-        _collect(partial(workers.submit, attempt_sent, sent, name), points, jobs, keep)
-    except BaseException as error:
-        workers.shutdown(kill_workers=True)
-        if isinstance(error, BrokenExecutor):
-            raise _died(name) from error
-        raise
-    workers.shutdown()
+        submit = partial(workers.submit, attempt_sent, sent, name)
+        lost = _collect(submit, waiting, jobs, keep, BrokenExecutor)
+    finally:
+        workers.shutdown(kill_workers=lost != [])
+    return lost
 
 
 def _ray(ray: ModuleType, run: Run, name: str, points: Points, jobs: int, keep: Keep) -> None:
@@ -126,11 +140,23 @@ def _ray(ray: ModuleType, run: Run, name: str, points: Points, jobs: int, keep: 
     try:
         share = min(1.0, ray.cluster_resources().get("GPU", 0.0) / jobs)
         task = ray.remote(num_cpus=1, num_gpus=share, max_retries=0)(_task)
-        _collect(lambda point: task.remote(sent, name, point).future(), points, jobs, keep)
+        waiting = [json.dumps(point) for point in points]
+        deaths = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+
+        def start(point: str) -> Future[str]:
+            future: Future[str] = task.remote(sent, name, point).future()
+            return future
+
+        while waiting:
+            for point in _collect(start, waiting, jobs, keep, deaths):
+                keep(_dead(name, point))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        raise _died(name) from error
+        raise ModelError(
+            f"Ray gave up while it ran {name} ({type(error).__name__}: {error}). What had ended is "
+            "in the file; the same sweep goes on from there."
+        ) from error
     finally:
         if is_ours:
             ray.shutdown()
@@ -141,22 +167,53 @@ def _task(sent: bytes, name: str, point: str) -> str:
     return attempt_sent(sent, name, point)
 
 
-def _collect(submit: Callable[[str], Future[str]], points: Points, jobs: int, keep: Keep) -> None:
-    """Submit points as JSON, a number of them at a time, and keep each line when it comes."""
-    waiting = [json.dumps(point) for point in reversed(points)]
-    running: set[Future[str]] = set()
+def _collect(
+    submit: Callable[[str], Future[str]],
+    waiting: list[str],
+    jobs: int,
+    keep: Keep,
+    deaths: type[Exception] | tuple[type[Exception], ...],
+) -> list[str]:
+    """Take points from a list, a number of them at a time, and keep each line when it comes.
+
+    Args:
+        submit: starts a point, given as JSON.
+        waiting: points; those that were started are gone from it.
+        jobs: how many run at a time.
+        keep: takes the line of each trial that has ended.
+        deaths: what a future raises whose process died; no point is started after the first.
+
+    Returns:
+        The points that were running in a process that died.
+    """
+    running: dict[Future[str], str] = {}
+    lost: list[str] = []
     try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                running.add(submit(waiting.pop()))
+        while running or (waiting and not lost):
+            while waiting and not lost and len(running) < jobs:
+                point = waiting.pop(0)
+                try:
+                    running[submit(point)] = point
+                except deaths:
+                    lost.append(point)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                keep(future.result())
-                running.discard(future)
-    except BaseException:  # ctrl-C, a dead worker: what has ended by now is kept all the same
+                try:
+                    keep(future.result())
+                except deaths:
+                    lost.append(running[future])
+                del running[future]
+    except BaseException:  # ctrl-C, a full disk: what has ended by now is kept all the same
         for future in running:
             if future.done() and future.exception() is None:
                 keep(future.result())
         raise
+    return lost
+
+
+def _dead(name: str, point: str) -> str:
+    """The trial of a point whose process died, as a line."""
+    error = "The process died: it was killed, ran out of memory, or crashed."
+    return Trial(name, json.loads(point), None, error, 0.0, machine()).to_line()
 
 
 def _packed(dumps: Callable[[Run], Any], run: Run, name: str) -> bytes:
@@ -169,14 +226,6 @@ def _packed(dumps: Callable[[Run], Any], run: Run, name: str) -> bytes:
             "into a module that every process can import, or run with jobs=1."
         ) from None
     return sent
-
-
-def _died(name: str) -> ModelError:
-    return ModelError(
-        f"A worker process died while it ran {name}: it was killed, ran out of memory, or crashed. "
-        "What had ended is in the file; the same sweep goes on from there, with fewer jobs where "
-        "memory was short."
-    )
 
 
 ENGINES: dict[str, tuple[str, Callable[..., None]]] = {  # by library: the extra that brings it

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import ConfigError, nearest
 
 __all__ = ["Grid", "check_fits", "plain", "points_of", "run_name"]
@@ -45,7 +43,7 @@ def points_of(grid: Grid) -> list[dict[str, Any]]:
 
 
 def plain(value: Any, what: str, *, is_finite: bool) -> Any:
-    """A value of JSON; numbers of numpy become numbers, and tuples lists.
+    """A value of JSON; numbers of numpy and torch become numbers, and tuples lists.
 
     Args:
         value: null, true, false, numbers, text, lists and mappings by text.
@@ -59,7 +57,7 @@ def plain(value: Any, what: str, *, is_finite: bool) -> Any:
         >>> plain({"sizes": (1, np.float32(0.5))}, "point 0", is_finite=True)
         {'sizes': [1, 0.5]}
     """
-    if isinstance(value, np.generic):
+    if getattr(value, "ndim", None) == 0:
         value = value.item()
     if isinstance(value, float) and is_finite and not math.isfinite(value):
         raise ConfigError(
