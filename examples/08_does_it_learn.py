@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -53,6 +55,9 @@ def train(module: ModuleType, path: Path, options: argparse.Namespace) -> None:
 
 
 def report(name: str, module: ModuleType, path: Path) -> None:
+    if not path.exists():
+        print(f"{path} is not there: train {name} first, or give its folder as --out")
+        return
     found = [trial for trial in sp.read_trials(path) if trial.result is not None]
     text = module.table(found)
     print(f"\n## {name}\n\n{text}\n", flush=True)
@@ -62,15 +67,20 @@ def report(name: str, module: ModuleType, path: Path) -> None:
 
 def main() -> None:
     options = arguments()
-    options.out.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a line for each training
     for name in options.names or BENCHMARKS:
         module = importlib.import_module(BENCHMARKS[name])
         path = options.out / f"{name}.jsonl"
         if not options.report:
+            options.out.mkdir(parents=True, exist_ok=True)
             train(module, path, options)
-        if path.exists():
-            report(name, module, path)
+        report(name, module, path)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (sp.SparsifyError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from here")
