@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from ..errors import ConfigError
 from ..fabric import Weighted
-from ..match import Pattern, check_hits, matches
-from ..nn import FabricLayer
+from ..match import Pattern, check_hits, matches, pattern_text
+from ..nn import FabricLayer, norm_parameters
+from ..nn.owners import OWNERS
+from .writable import writable
 
 __all__ = ["scale_residual_"]
-
-DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @torch.no_grad()
@@ -22,15 +24,18 @@ def scale_residual_(model: nn.Module, ends: Pattern) -> None:
     """Shrink what residual branches add, so that many of them do not drown their input.
 
     Each branch at full size adds its variance to the stream. So the layers that end the N branches
-    of a model are multiplied by 1 / sqrt(N): weight and bias; of a fabric the last factor of each
-    cascade.
+    of a model are multiplied by 1 / sqrt(N): weight (of a `weight_norm` its length) and bias; of a
+    fabric the last factor of each cascade. A layer that ends several branches counts once for each
+    of its paths; its tensors, and tied ones, are scaled once.
 
     Args:
         model: changed in place, before training.
-        ends: the layers that end branches, Linear, Conv or fabric, as `include` of `sp.sparsify`.
+        ends: the layers that end branches, as `include` of `sp.sparsify`: fabrics, and whatever
+            dense layers they can stand for.
 
     Raises:
-        ConfigError: the pattern takes no layer.
+        ConfigError: the pattern is none or takes no layer, or a weight cannot be scaled as it is
+            computed, lazy, on the meta device or quantised. The model is then as it was.
 
     Example:
         >>> import sparsify as sp
@@ -43,16 +48,45 @@ def scale_residual_(model: nn.Module, ends: Pattern) -> None:
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model must be a torch.nn.Module; got {type(model).__name__}.")
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (FabricLayer, *DENSE))]
+    _check_predicate(ends)
+    modules = model.named_modules(remove_duplicate=False)
+    layers = [(name, module) for name, module in modules if _is_layer(module)]
     check_hits([ends], layers, "ends")
-    taken = [layer for name, layer in layers if matches(ends, name, layer)]
-    for layer in taken:
-        weights = _last_factors(layer) if isinstance(layer, FabricLayer) else [layer.weight]
-        for parameter in (*weights, layer.bias):
-            if parameter is not None:
-                parameter.mul_(len(taken) ** -0.5)
+    taken = [(name, layer) for name, layer in layers if matches(ends, name, layer)]
+    found = [
+        writable(layer, parameter, repr(name))
+        for name, layer in taken
+        for parameter in _scaled(layer)
+    ]
+    for tensor in dict.fromkeys(found):  # tied ones once
+        tensor.mul_(len(taken) ** -0.5)
 
 
-def _last_factors(layer: FabricLayer) -> list[nn.Parameter]:
-    stages = [sum(isinstance(s, Weighted) for s in branch) for branch in layer.fabric.branches]
-    return [layer.factors[end - 1] for end in itertools.accumulate(stages)]
+def _check_predicate(ends: Pattern) -> None:
+    """A function that takes something else than (name, module) would end in a traceback."""
+    if isinstance(ends, (str, type)) or not callable(ends):
+        return
+    try:
+        inspect.signature(ends).bind("name", "module")
+    except TypeError as error:
+        raise ConfigError(
+            f"ends={pattern_text(ends)} must be a function of (name, module), such as "
+            f'lambda name, module: name.endswith("down"); it is not: {error}.'
+        ) from None
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether it is a fabric or of a dense class; what its forward does is of no interest here."""
+    classes = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(module).__mro__}
+    return isinstance(module, FabricLayer) or not classes.isdisjoint(OWNERS)
+
+
+def _scaled(layer: nn.Module) -> Iterator[str]:
+    """The names of the parameters that the output of a layer is proportional to."""
+    if isinstance(layer, FabricLayer):
+        stages = [sum(isinstance(s, Weighted) for s in branch) for branch in layer.fabric.branches]
+        yield from (f"factors.{end - 1}" for end in itertools.accumulate(stages))
+    else:
+        yield from norm_parameters(layer)[:1] or ("weight",)
+    if layer.bias is not None:
+        yield "bias"
