@@ -50,9 +50,11 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float = 0.01) -> lis
     one group with lr and weight_decay as they are given, just as in
     `AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)`.
 
-    The rule is made for Adam and its kin, whose steps do not grow with the gradient. Schedulers
-    that multiply rates (LambdaLR, CosineAnnealingLR and most others) work as they are; OneCycleLR
-    wants `max_lr=[group["lr"] for group in groups]`.
+    The rule is made for Adam and its kin, whose steps do not grow with the gradient; not for
+    `torch.optim.Muon`, which takes two-dimensional parameters only. Schedulers that multiply rates
+    (LambdaLR, CosineAnnealingLR and most others) work as they are; CosineAnnealingLR with an
+    `eta_min` above 0 ends all groups at that one rate, and OneCycleLR wants
+    `max_lr=[group["lr"] for group in groups]`.
 
     Args:
         model: any model, converted already: parameters that come later are in no group.
