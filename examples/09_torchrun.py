@@ -46,6 +46,8 @@ arguments.add_argument(
 )
 arguments.add_argument("--kill-at", type=int, help="step at which the last process dies, once")
 options = arguments.parse_args()
+if "RANK" not in os.environ:
+    arguments.error("run it with torchrun --nproc-per-node 2 examples/09_torchrun.py")
 
 images, digits = (torch.as_tensor(array) for array in load_digits(return_X_y=True))
 images = (images.float() - 4.88) / 6.02
@@ -64,8 +66,11 @@ def make_model() -> nn.Module:
 
 def last_checkpoint() -> Path | None:
     """The newest one that is complete: PyTorch writes `.metadata` last."""
-    complete = [path.parent for path in options.out.glob("step-*/.metadata")]
-    return max(complete, key=lambda path: int(path.name[5:]), default=None)
+    for step in range(STEPS, 0, -1):
+        last = options.out / f"step-{step}" / ".metadata"
+        if last.is_file() and last.stat().st_size:  # an empty one is torn
+            return last.parent
+    return None
 
 
 def plan_of(checkpoint: Path | None) -> sp.Plan:
