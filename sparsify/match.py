@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -59,12 +60,23 @@ def matches(pattern: Pattern, name: str, module: Any) -> bool:
     if isinstance(pattern, type):
         owner = getattr(module, "unfolded_from", type(module))
         return isinstance(module, pattern) or issubclass(owner, pattern)
-    if callable(pattern):
+    if callable(pattern) and _takes_two(pattern):
         return bool(pattern(name, module))
     raise ConfigError(
         f"A pattern is a glob, 're:' and an expression, a class or a function of (name, module); "
-        f"got {pattern!r} of type {type(pattern).__name__}."
+        f"got {pattern_text(pattern)} of type {type(pattern).__name__}."
     )
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    """Whether it can be called with a name and a module."""
+    if hasattr(function, "forward"):  # a module, whose __call__ says that it takes anything
+        return False
+    try:
+        inspect.signature(function).bind("name", "module")
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def check_hits(

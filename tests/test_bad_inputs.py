@@ -206,6 +206,8 @@ API: dict[str, tuple[Callable[[Place], Any], type[sp.SparsifyError], str]] = {
     "exclude a class": (sparsify(exclude=[nn.Conv2d]), sp.ConfigError, "Conv2d"),
     "regular expression": (sparsify(include=["re:("]), sp.ConfigError, "no regular expression"),
     "pattern of another type": (sparsify(include=[3]), sp.ConfigError, "A pattern is"),
+    "pattern of one name": (sparsify(include=[lambda name: True]), sp.ConfigError, "A pattern is"),
+    "a module as pattern": (sparsify(include=[nn.ReLU()]), sp.ConfigError, "A pattern is"),
     "everything excluded": (sparsify(exclude=["*"]), sp.NothingToDoError, "Nothing to replace"),
     "rule that takes nothing": (
         sparsify(rules=[sp.Rule("fc1", topology="monarch")]),

@@ -237,7 +237,7 @@ def test_scale_residual_scales_all_or_nothing(layer: nn.Module, reason: str) -> 
 
 @pytest.mark.parametrize("ends", [lambda name: True, lambda a, b, c: True])
 def test_scale_residual_says_what_a_predicate_takes(ends: Callable[..., bool]) -> None:
-    with pytest.raises(ConfigError, match=r"must be a function of \(name, module\)"):
+    with pytest.raises(ConfigError, match=r"a function of \(name, module\); got <lambda>"):
         scale_residual_(nn.Sequential(nn.Linear(3, 3)), ends)
 
 

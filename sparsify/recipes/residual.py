@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Iterator
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..fabric import Weighted
-from ..match import Pattern, check_hits, matches, pattern_text
+from ..match import Pattern, check_hits, matches
 from ..nn import FabricLayer, norm_parameters
 from ..nn.owners import OWNERS
 from .writable import writable
@@ -48,7 +47,6 @@ def scale_residual_(model: nn.Module, ends: Pattern) -> None:
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model must be a torch.nn.Module; got {type(model).__name__}.")
-    _check_predicate(ends)
     modules = model.named_modules(remove_duplicate=False)
     layers = [(name, module) for name, module in modules if _is_layer(module)]
     check_hits([ends], layers, "ends")
@@ -60,19 +58,6 @@ def scale_residual_(model: nn.Module, ends: Pattern) -> None:
     ]
     for tensor in dict.fromkeys(found):  # tied ones once
         tensor.mul_(len(taken) ** -0.5)
-
-
-def _check_predicate(ends: Pattern) -> None:
-    """A function that takes something else than (name, module) would end in a traceback."""
-    if isinstance(ends, (str, type)) or not callable(ends):
-        return
-    try:
-        inspect.signature(ends).bind("name", "module")
-    except TypeError as error:
-        raise ConfigError(
-            f"ends={pattern_text(ends)} must be a function of (name, module), such as "
-            f'lambda name, module: name.endswith("down"); it is not: {error}.'
-        ) from None
 
 
 def _is_layer(module: nn.Module) -> bool:
