@@ -47,9 +47,11 @@ from tests.support.fabrics import dense_matrix, random_fabrics, random_factors
 from tests.support.ranks import message_of, needs_ranks, run_ranks
 from tests.support.training import (
     INPUTS,
+    batch,
     converted,
     dense,
     farthest,
+    loss_of,
     optimizer_of,
     plan_in,
     restore,
@@ -64,6 +66,7 @@ SLOW = pytest.mark.slow
 WORLDS = [2, pytest.param(1, marks=SLOW), pytest.param(3, marks=SLOW), pytest.param(4, marks=SLOW)]
 FABRICS = 31  # of each family
 CLOSE = 1e-5
+CLIP = 0.5  # below the norm that these gradients have
 UP = FabricParallel(output_layouts=Shard(-1))
 DOWN = FabricParallel(input_layouts=Shard(-1))
 PAIRS = {"blocks.*.mlp.0": UP, "blocks.*.mlp.2": DOWN}
@@ -97,6 +100,7 @@ def _job(rank: int, world: int, folder: Path, first: int) -> dict[str, Any]:
         "fabrics": _every_family(mesh, first),
         "sent": _pair(mesh),
         "net": _net(mesh),
+        "clipped": _clipped(mesh),
         "bytes": _bytes(mesh),
         "rules": _rules(mesh),
         "others": _other_uses(mesh),
@@ -212,6 +216,24 @@ def _net(mesh: DeviceMesh) -> dict[str, Any]:
         "gathered": farthest(whole(plain), whole(model)),
         "save": message_of(lambda: sp.save(model, "never.safetensors")),
     }
+
+
+def _clipped(mesh: DeviceMesh) -> tuple[list[float], dict[str, Tensor]]:
+    """Gradients of three kinds, clipped: plain, of divided layers, of layers sharded elsewhere."""
+    other = init_device_mesh("cpu", (1, mesh.size()), mesh_dim_names=("data", "tensor"))
+    model = converted()
+    parallelize_module(model.blocks[0], other["tensor"], {"mlp.0": UP, "mlp.2": DOWN})
+    sp.distributed.fully_shard(model.blocks[1], mesh)
+    loss_of(model, *batch(0)).backward()
+    clip = sp.distributed.clip_grad_norm_
+    norms = [clip(model.parameters(), most) for most in (math.inf, CLIP, CLIP)]
+    assert not any(isinstance(norm, DTensor) for norm in norms)
+    return [norm.item() for norm in norms], _gradients(model)
+
+
+def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    found: dict[str, Any] = {name: p.grad for name, p in model.named_parameters()}
+    return {n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in found.items()}
 
 
 def _bytes(mesh: DeviceMesh) -> Any:
@@ -373,6 +395,17 @@ def test_training_is_training_in_one_process(job: Findings, alone: Any) -> None:
             assert len(one[0]) == 20
             assert max(abs(a - b) for a, b in zip(one[0], other[0], strict=True)) <= CLOSE
             assert farthest(one[1], other[1]) <= CLOSE
+
+
+def test_clipping_is_clipping_in_one_process(job: Findings) -> None:
+    model = converted()
+    loss_of(model, *batch(0)).backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), CLIP).item()
+    assert norm > 2 * CLIP
+    for found in job[1]:
+        norms, gradients = found["clipped"]
+        assert norms == pytest.approx([norm, norm, CLIP], rel=1e-5)
+        assert farthest(gradients, _gradients(model)) <= 1e-6
 
 
 def test_every_rank_holds_its_part(job: Findings) -> None:
@@ -558,3 +591,6 @@ def test_shares() -> None:
             assert math.isclose(share * stage.parameters % 1, 0)
     with pytest.raises(sp.ConfigError, match="ranks"):
         sp.distributed.largest_shares(fabric, 0)
+    for wrong in ("monarch", sp.nn.FabricLinear(fabric)):
+        with pytest.raises(sp.ConfigError, match=r"must be a Fabric, .* layer\.fabric is it; got"):
+            sp.distributed.largest_shares(wrong, 2)

@@ -2,6 +2,7 @@
 
 DDP, gradient accumulation, mixed precision and checkpoints take fabrics as they are. Every rank
 converts the model by itself, `check_agreement` compares the results once, `fully_shard` is FSDP2.
+`FabricParallel` divides fabrics over ranks, and `clip_grad_norm_` clips what is divided in part.
 
 A checkpoint of `torch.distributed.checkpoint` that holds the plan too can be resumed by any number
 of ranks and rebuilt without choosing again:
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .agreement import check_agreement as check_agreement
+    from .clipping import clip_grad_norm_ as clip_grad_norm_
     from .division import largest_shares as largest_shares
     from .sharding import fully_shard as fully_shard
     from .sharding import shard_placement as shard_placement
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {  # public name -> where it is defined, imported when it is first used
     "FabricParallel": ".tensor_parallel",
     "check_agreement": ".agreement",
+    "clip_grad_norm_": ".clipping",
     "fully_shard": ".sharding",
     "initialise": ".start",
     "largest_shares": ".division",
@@ -39,6 +42,7 @@ _HOMES = {  # public name -> where it is defined, imported when it is first used
 __all__ = [
     "FabricParallel",
     "check_agreement",
+    "clip_grad_norm_",
     "fully_shard",
     "initialise",
     "largest_shares",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import ConfigError
 from ..fabric import Fabric, GraphStage, Weighted
 from ..steps import check_positive
 
@@ -120,14 +121,14 @@ def largest_shares(fabric: Fabric, ranks: int) -> tuple[float, ...]:
     the number of ranks.
 
     Args:
-        fabric: to be divided.
+        fabric: to be divided; of a layer, `layer.fabric`.
         ranks: over how many.
 
     Returns:
         One number per stage, in the order of `fabric.stages`.
 
     Raises:
-        ConfigError: ranks is no whole number of 1 or more.
+        ConfigError: fabric is no Fabric, or ranks is no whole number of 1 or more.
 
     Example:
         >>> import sparsify as sp
@@ -136,5 +137,10 @@ def largest_shares(fabric: Fabric, ranks: int) -> tuple[float, ...]:
         >>> sp.distributed.largest_shares(sp.fabric("low_rank", 64, 64, rank=3), 48)
         (0.03125, 0.03125)
     """
+    if not isinstance(fabric, Fabric):
+        raise ConfigError(
+            "fabric must be a Fabric, as sp.fabric(...) makes it and layer.fabric is it; got "
+            f"{type(fabric).__name__}."
+        )
     check_positive("A division", ranks=ranks)
     return tuple(_largest(s.shape[axis_of(s, ranks)], ranks) for s in fabric.stages)
