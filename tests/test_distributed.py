@@ -16,11 +16,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-)
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed import fsdp
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import Shard
 from torch.distributed.tensor.parallel import parallelize_module
@@ -50,7 +48,6 @@ WORLDS = [2, pytest.param(1, marks=SLOW), pytest.param(4, marks=SLOW)]
 TRANSFORMERS = ("Llama", "GPT-2", "T5", "Mixtral", "ViT", "Mamba")
 CLOSE = 1e-5
 CLIP = 0.5  # below the norms that these gradients have
-BIASES = ("stem.2.bias", "mlp.0.bias", "mlp.2.bias")
 
 
 # --- one job does many checks, for starting one costs most ---------------------------------------
@@ -63,6 +60,7 @@ def _job(rank: int, world: int, folder: Path) -> dict[str, Any]:
     sp.distributed.check_agreement(model)
     if world > 1:
         found |= _disagreements(rank, model)
+        found["misuses"] = _misuses(model)
     found["ddp"], found["wrapped errors"] = _ddp(rank, world, copy.deepcopy(model))
     found["half"] = _half_precision(rank, world, copy.deepcopy(model))
     found["tied"] = _tied(rank, world, copy.deepcopy(model))
@@ -72,16 +70,34 @@ def _job(rank: int, world: int, folder: Path) -> dict[str, Any]:
 
 
 def _disagreements(rank: int, model: nn.Module) -> dict[str, str]:
-    others = {name: copy.deepcopy(model) for name in ("value", "type", "name")}
+    others = {name: copy.deepcopy(model) for name in ("value", "type", "name", "frozen")}
     if rank == 1:
         others["value"].stem[2].factors[0].data[0, 0, 0, 0] += 1e-6
         others["type"].head.bias.data = others["type"].head.bias.data.half()
         del others["name"].blocks[1]
+        others["frozen"].head.weight.requires_grad_(False)
     others["budget"] = converted(budget=0.2 if rank == 1 else 0.3)
     alone = dist.new_group([1])
     check = sp.distributed.check_agreement
     found = {name: message_of(partial(check, other)) for name, other in others.items()}
     return found | {"alone": message_of(lambda: check(others["value"], alone))}
+
+
+def _misuses(model: nn.Module) -> dict[str, str]:
+    shard, whole_world = sp.distributed.fully_shard, dist.group.WORLD
+    ours, torchs, plain = (copy.deepcopy(model) for _ in range(3))
+    shard(ours)
+    fsdp.fully_shard(torchs)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        sp.distributed.check_agreement(ours)
+    return {
+        "late check": " ".join(str(warning.message) for warning in warned),
+        "twice": message_of(lambda: shard(ours)),
+        "after torch's own": message_of(lambda: shard(torchs)),
+        "DDP": message_of(lambda: shard(DistributedDataParallel(plain))),
+        "group": message_of(lambda: shard(plain, whole_world)),
+    }
 
 
 def _ddp(rank: int, world: int, plain: nn.Module) -> Any:
@@ -189,10 +205,27 @@ def test_ranks_that_differ_are_named(job: Findings) -> None:
     for found in ranks if world > 1 else ():
         assert found["value"].startswith(f"{start}parameters, first at 'stem.2.factors.0'. Build")
         assert found["type"].startswith(f"{start}parameters, first at 'head.bias'.")
+        assert found["frozen"].startswith(f"{start}parameters, first at 'head.weight'.")
         recipe = f"{start}the recipe (which fabric stands where), first at"
         assert found["name"].startswith(f"{recipe} 'blocks.1.mlp.0'.")
         assert found["budget"].startswith(f"{recipe} 'stem.2'.")
         assert not found["alone"]  # a group of one
+
+
+def test_calls_in_the_wrong_order_say_so(job: Findings) -> None:
+    world, ranks, _ = job
+    for found in ranks if world > 1 else ():
+        said = found["misuses"]
+        assert said["late check"].endswith(
+            "call check_agreement before fully_shard or parallelize_module."
+        )
+        for twice in ("twice", "after torch's own"):
+            assert said[twice].startswith("ConfigError: The model is sharded already: fully_shard")
+        assert said["DDP"].startswith(
+            "ConfigError: The model is wrapped in DistributedDataParallel"
+        )
+        assert said["group"].startswith("ConfigError: mesh must be a DeviceMesh")
+        assert said["group"].endswith("got ProcessGroup.")
 
 
 def test_ddp_is_training_in_one_process(job: Findings, alone: Any) -> None:
@@ -247,19 +280,17 @@ def test_a_sharded_model_says_how_it_is_saved(job: Findings, alone: Any) -> None
 
 
 def test_a_start_on_meta_depends_on_no_world(job: Findings) -> None:
-    """Fabrics as in one process, of converted weights up to the scale that meta cannot know."""
+    """As in one process; fabrics as converted up to the scale that meta cannot know."""
     lone = sp.sparsify(dense(device="meta"), INPUTS, budget=0.3).to_empty(device="cpu")
     sp.distributed.initialise(lone)
     expected, real = whole(lone), whole(converted())
     for found in job[1]:
-        filled = {n for n, value in found["meta"].items() if not value.isnan().any()}
-        assert filled == {n for n in real if ".factors." in n or n.endswith(BIASES)}
-        for name in filled:
-            assert torch.equal(found["meta"][name], expected[name])
-            if ".factors." in name and not name.startswith("raw"):
-                scale = (real[name] * expected[name]).sum() / real[name].square().sum()
-                assert scale.item() == pytest.approx(1, abs=0.02)
-                torch.testing.assert_close(expected[name], real[name] * scale)
+        assert farthest(found["meta"], expected) == 0
+    for name in real:
+        if ".factors." in name and not name.startswith("raw"):
+            scale = (real[name] * expected[name]).sum() / real[name].square().sum()
+            assert scale.item() == pytest.approx(1, abs=0.02)
+            torch.testing.assert_close(expected[name], real[name] * scale)
 
 
 # --- what else trainers do -----------------------------------------------------------------------
@@ -318,7 +349,7 @@ def _two_dimensions(rank: int, world: int) -> tuple[dict[str, Tensor], dict[str,
     train(model, mesh["data"].get_local_rank(), world // 2, range(5))
     empty = divided(sp.sparsify(dense(device="meta"), INPUTS, budget=0.3)).to_empty(device="cpu")
     sp.distributed.initialise(empty)
-    return whole(model), {n: p for n, p in whole(empty).items() if ".factors." in n}
+    return whole(model), whole(empty)
 
 
 def _zoo(rank: int, world: int, folder: Path) -> dict[str, Any]:
@@ -373,7 +404,7 @@ def test_other_ways_to_train(tmp_path: Path) -> None:
     lone = sp.sparsify(dense(device="meta"), INPUTS, budget=0.3).to_empty(device="cpu")
     sp.distributed.initialise(lone)
     from_meta = results.pop("both, from meta")
-    assert farthest(from_meta, {n: p for n, p in whole(lone).items() if n in from_meta}) == 0
+    assert farthest(from_meta, whole(lone)) == 0
     model = converted()
     train(model, steps=range(5))
     for name, found in results.items():
@@ -397,12 +428,15 @@ def test_jobs_that_fail_say_why(tmp_path: Path) -> None:
 # --- without processes ---------------------------------------------------------------------------
 
 
-class _Mesh:
+class _Mesh(DeviceMesh):
     """As much of a mesh as the placement asks for."""
 
     def __init__(self, *sizes: int) -> None:
         self.sizes = sizes
-        self.ndim = len(sizes)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.sizes)
 
     def size(self, axis: int) -> int:
         return self.sizes[axis]
@@ -427,7 +461,16 @@ def test_placement(shape: tuple[int, ...], world: int, axis: int) -> None:
         assert place(nn.Parameter(torch.zeros(shape))) == Shard(axis)
 
 
-def test_without_a_process_group() -> None:
+def test_meshes_that_fsdp_cannot_take() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    for needy in (sp.distributed.shard_placement, partial(sp.distributed.fully_shard, model)):
+        with pytest.raises(sp.ConfigError, match=r"mesh must be a DeviceMesh, .* got int"):
+            needy(mesh=2)
+        with pytest.raises(sp.ConfigError, match=r'got 3\. Take one or two .* mesh\["data"\]'):
+            needy(mesh=_Mesh(1, 1, 1))
+
+
+def test_without_a_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     sp.distributed.check_agreement(model)
     for needy in (sp.distributed.shard_placement, partial(sp.distributed.fully_shard, model)):
@@ -435,6 +478,11 @@ def test_without_a_process_group() -> None:
             needy()
     with pytest.raises(sp.ConfigError, match=r"must be a torch\.nn\.Module; got int"):
         sp.distributed.fully_shard(3)
+    with pytest.raises(sp.ConfigError, match=r"must be a torch\.nn\.Module; got NoneType"):
+        sp.distributed.check_agreement(None)
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun says it
+    with pytest.raises(sp.ConfigError, match=r"one of 2 processes .*init_process_group\(\) first"):
+        sp.distributed.check_agreement(model)
     assert not dist.is_initialized()
 
 
@@ -442,6 +490,8 @@ def test_initialise_is_what_sparsify_draws() -> None:
     model = sp.sparsify(dense(device="meta"), INPUTS, budget=0.3)
     with pytest.raises(sp.ConfigError, match=r"call\s+model\.to_empty"):
         sp.distributed.initialise(model)
+    with pytest.raises(sp.ConfigError, match=r"must be a torch\.nn\.Module; got NoneType"):
+        sp.distributed.initialise(None)
     model = model.to_empty(device="cpu")
     with pytest.raises(sp.ConfigError, match=r"seed must be a whole number; got 1\.5"):
         sp.distributed.initialise(model, seed=1.5)
@@ -451,3 +501,67 @@ def test_initialise_is_what_sparsify_draws() -> None:
         filled = whole(layer)
         layer.reset_parameters(generator(3, name))
         assert farthest(filled, whole(layer)) == 0
+
+
+class _Tokens(nn.Module):
+    """Layers that PyTorch fills, and tensors that only their owner could."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(2))
+        self.register_buffer("angles", torch.ones(2))
+        self.norm = nn.BatchNorm1d(64)
+        self.body = nn.Linear(64, 64)
+        self.rnn = nn.GRU(64, 8)
+        self.head = nn.Linear(64, 10)
+
+
+def test_layers_that_stayed_dense_start_as_pytorch_starts_them() -> None:
+    with torch.device("meta"):
+        model = _Tokens()
+    model = sp.sparsify(model, include=["body"], budget=0.3).to_empty(device="cpu")
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data.fill_(9)
+    state = torch.get_rng_state()
+    with pytest.warns(UserWarning, match=r"not filled: 2, 'token', 'angles'\. Fill them by"):
+        sp.distributed.initialise(model, seed=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (model.token == 9).all()
+    assert (model.angles == 9).all()
+    with torch.random.fork_rng(devices=[]):
+        for name, make in {
+            "head": partial(nn.Linear, 64, 10),
+            "rnn": partial(nn.GRU, 64, 8),
+            "norm": partial(nn.BatchNorm1d, 64),
+        }.items():
+            torch.set_rng_state(generator(5, name).get_state())
+            for key, value in make().state_dict().items():
+                assert torch.equal(model.state_dict()[f"{name}.{key}"], value), key
+
+
+def test_clipping_in_one_process_is_torchs() -> None:
+    model = converted()
+    train(model, steps=range(1))
+    twin = copy.deepcopy(model)
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        other.grad = one.grad.clone()
+    model.head.bias.grad = twin.head.bias.grad = None
+    norm = sp.distributed.clip_grad_norm_(model.parameters(), CLIP)
+    assert torch.equal(norm, nn.utils.clip_grad_norm_(twin.parameters(), CLIP))
+    assert norm > CLIP
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert one is model.head.bias or torch.equal(one.grad, other.grad)
+    assert sp.distributed.clip_grad_norm_(model.raw.factors[0], math.inf) < CLIP
+    assert sp.distributed.clip_grad_norm_([], 1) == 0
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, math.nan, None, "1", True])
+def test_a_norm_to_clip_at_is_positive(wrong: Any) -> None:
+    with pytest.raises(sp.ConfigError, match="max_norm must be a number above 0, such as 1"):
+        sp.distributed.clip_grad_norm_([], wrong)
+
+
+@pytest.mark.parametrize("wrong", [nn.Linear(2, 2), nn.ModuleList([nn.ReLU()]), {"w": 1}, None])
+def test_what_is_clipped_are_tensors(wrong: Any) -> None:
+    with pytest.raises(sp.ConfigError, match=r"must be tensors, as model\.parameters\(\) gives"):
+        sp.distributed.clip_grad_norm_(wrong, 1.0)

@@ -12,6 +12,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..init import is_distributed
 from ..nn import FabricLayer
+from .check import check_model
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -39,7 +40,8 @@ def shard_placement(mesh: DeviceMesh | None = None) -> Callable[[nn.Parameter], 
         A function of a parameter.
 
     Raises:
-        ConfigError: there is neither a mesh nor a process group.
+        ConfigError: there is neither a mesh nor a process group, or mesh is no DeviceMesh of one or
+            two dimensions.
 
     Example:
         >>> from torch.distributed.fsdp import fully_shard
@@ -67,15 +69,15 @@ def fully_shard(model: Model, mesh: DeviceMesh | None = None, **options: Any) ->
     A block is an element of a `ModuleList`, `ModuleDict` or `Sequential` that holds a fabric: the
     layers of a transformer, the stages of a plain stack. Each is one group, gathered when it runs
     and let go afterwards; all that is left goes with the model itself. Blocks that share a
-    parameter with others stay with the model too, for FSDP would untie it. What you have wrapped
-    before with torch's own `fully_shard` stays as it is.
+    parameter with others stay with the model too, for FSDP would untie it. Inner blocks that you
+    have wrapped before with torch's own `fully_shard` stay as they are; not so the model itself.
 
     Make the optimiser afterwards, from `param_groups(model, ...)`.
 
     Args:
         model: what `sparsify` returned; may be on the meta device. Changed in place, as by
             `torch.distributed.fsdp.fully_shard`.
-        mesh: the devices; all ranks by default.
+        mesh: the devices, all ranks by default; of two dimensions, the first holds copies.
         options: further arguments of torch's function for every group, such as `mp_policy` and
             `reshard_after_forward`. `shard_placement_fn` is `shard_placement(mesh)` by default.
 
@@ -83,7 +85,8 @@ def fully_shard(model: Model, mesh: DeviceMesh | None = None, **options: Any) ->
         The model.
 
     Raises:
-        ConfigError: there is neither a mesh nor a process group, or model is no module.
+        ConfigError: there is neither a mesh nor a process group, mesh is no DeviceMesh of one or
+            two dimensions, or model is no module, or sharded itself already, or wrapped in DDP.
 
     Example:
         >>> import sparsify as sp
@@ -94,8 +97,14 @@ def fully_shard(model: Model, mesh: DeviceMesh | None = None, **options: Any) ->
     """
     from torch.distributed import fsdp
 
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model must be a torch.nn.Module; got {type(model).__name__}.")
+    check_model(model)
+    if isinstance(model, fsdp.FSDPModule):
+        raise ConfigError(
+            "The model is sharded already: fully_shard, this one or torch's own, was called with "
+            "it. Call it once; before, wrap inner blocks only."
+        )
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ConfigError("The model is wrapped in DistributedDataParallel; give model.module.")
     options.setdefault("shard_placement_fn", shard_placement(mesh))
     for block in _apart(model, list(_blocks(model))):
         if not isinstance(block, fsdp.FSDPModule):
@@ -105,14 +114,27 @@ def fully_shard(model: Model, mesh: DeviceMesh | None = None, **options: Any) ->
 
 
 def _ranks(mesh: DeviceMesh | None) -> int:
-    if mesh is not None:
-        return mesh.size(mesh.ndim - 1)
-    if not dist.is_available() or not dist.is_initialized():
+    """Over how many a parameter is divided."""
+    if mesh is None:
+        if not dist.is_available() or not dist.is_initialized():
+            raise ConfigError(
+                "Sharding needs ranks: start the script with torchrun and call "
+                "torch.distributed.init_process_group() first, or give a mesh."
+            )
+        return dist.get_world_size()
+    from torch.distributed.device_mesh import DeviceMesh
+
+    if not isinstance(mesh, DeviceMesh):
         raise ConfigError(
-            "Sharding needs ranks: start the script with torchrun and call "
-            "torch.distributed.init_process_group() first, or give a mesh."
+            "mesh must be a DeviceMesh, as torch.distributed.device_mesh.init_device_mesh makes "
+            f"it, or None for all ranks; got {type(mesh).__name__}."
         )
-    return dist.get_world_size()
+    if mesh.ndim > 2:
+        raise ConfigError(
+            "FSDP shards over a mesh of one dimension, or of two, of which the first holds copies; "
+            f'got {mesh.ndim}. Take one or two of them, such as mesh["data"].'
+        )
+    return mesh.size(mesh.ndim - 1)
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
