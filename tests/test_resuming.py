@@ -111,6 +111,9 @@ def _torchrun(folder: Path, *arguments: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", [(), ("--fsdp",)], ids=["ddp", "fsdp"])
 def test_torchrun_example(mode: tuple[str, ...], tmp_path: Path) -> None:
+    for stray in ("step-old", "step-150"):  # what somebody put there, and what is torn
+        (tmp_path / "killed" / stray).mkdir(parents=True)
+        (tmp_path / "killed" / stray / ".metadata").touch()
     quiet = _torchrun(tmp_path / "quiet", *mode)
     killed = _torchrun(tmp_path / "killed", *mode, "--kill-at", "70")
     assert "resumed" not in quiet
@@ -120,3 +123,19 @@ def test_torchrun_example(mode: tuple[str, ...], tmp_path: Path) -> None:
     assert share > 85
     saved = [path / "model.safetensors" for path in (tmp_path / "quiet", tmp_path / "killed")]
     assert saved[0].read_bytes() == saved[1].read_bytes()
+
+
+def test_the_example_wants_torchrun(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RANK"}
+    command = [sys.executable, str(ROOT / "examples" / "09_torchrun.py"), "--out", str(tmp_path)]
+    done = subprocess.run(
+        command,
+        env={**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        "error: run it with torchrun --nproc-per-node 2 examples/09_torchrun.py\n"
+    )
