@@ -22,7 +22,7 @@ SIZES = ((128, 0.1), (256, 0.1), (256, 0.25))  # width and share of the body's w
 RIVALS = ("automatic", NARROW, "random mask", "low rank")
 FAMILIES = ("monarch", "clos", "block diagonal")  # tried at one size
 RATES = {"dense": 0.002, NARROW: 0.008, "random mask": 0.008}
-RATE = 0.002  # of fabrics, where the search begins
+RATE = 0.003  # of fabrics, where the search begins
 OUTER = 0.05  # rate of embeddings and head that is tried beside the usual one
 
 
