@@ -18,9 +18,13 @@ __all__ = ["chosen", "figure", "points", "run", "table", "trainings"]
 STEPS, QUICK_STEPS = 500, 250
 QUICK_WIDTH = 128
 SEEDS = (0, 1, 2)
-SIZES = ((128, 0.1), (256, 0.1), (256, 0.25))  # width and share of the body's weights
 RIVALS = ("automatic", NARROW, "random mask", "low rank")
-FAMILIES = ("monarch", "clos", "block diagonal")  # tried at one size
+FAMILIES = ("monarch", "clos", "block diagonal")
+SIZES: list[tuple[int, float, tuple[str, ...]]] = [  # width, share of the body's weights, arms
+    (128, 0.1, (*RIVALS, *FAMILIES)),
+    (256, 0.1, RIVALS),
+    (256, 0.25, ("automatic", NARROW, "low rank")),
+]
 RATES = {"dense": 0.002, NARROW: 0.008, "random mask": 0.008}
 RATE = 0.003  # of fabrics, where the search begins
 OUTER = 0.05  # rate of embeddings and head that is tried beside the usual one
@@ -28,10 +32,7 @@ OUTER = 0.05  # rate of embeddings and head that is tried beside the usual one
 
 def cells(quick: bool) -> list[Cell]:
     """Dense, and every arm at every size."""
-    if quick:
-        sizes = [(QUICK_WIDTH, 0.1, (*RIVALS, FAMILIES[0]))]
-    else:
-        sizes = [(*size, RIVALS) for size in SIZES] + [(*SIZES[1], FAMILIES)]
+    sizes = [(QUICK_WIDTH, 0.1, (*RIVALS, FAMILIES[0]))] if quick else SIZES
     steps = QUICK_STEPS if quick else STEPS
     wanted = [(width, "dense", 1.0) for width in dict.fromkeys(size[0] for size in sizes)]
     wanted += [(width, arm, budget) for width, budget, arms in sizes for arm in arms]
