@@ -25,7 +25,7 @@ SIZES: list[tuple[int, float, tuple[str, ...]]] = [  # width, share of the body'
     (256, 0.1, RIVALS),
     (256, 0.25, ("automatic", NARROW, "low rank")),
 ]
-RATES = {"dense": 0.002, NARROW: 0.008, "random mask": 0.008}
+RATES = {"dense": 0.004, NARROW: 0.008, "random mask": 0.032}
 RATE = 0.003  # of fabrics, where the search begins
 OUTER = 0.05  # rate of embeddings and head that is tried beside the usual one
 
