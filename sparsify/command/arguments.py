@@ -17,7 +17,8 @@ __all__ = ["parse"]
 _CODES = (
     "exit codes: 0 ok, 1 bug, 2 usage or configuration, 3 nothing matched, budget impossible, or\n"
     "something dense left by --strict, 4 model unreadable or unsupported, or a run of a sweep\n"
-    "failed, 5 verification failed, 6 input/output, 130 interrupted"
+    "failed, 5 verification failed, 6 input/output, 130 interrupted, 143\n"
+    "terminated"
 )
 _SOURCE = "package.module:factory, a model folder as transformers writes it, m.pt2, or m.onnx"
 

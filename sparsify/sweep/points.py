@@ -54,6 +54,7 @@ def plain(value: Any, what: str, *, is_finite: bool) -> Any:
         ConfigError: it is, or holds, something else.
 
     Example:
+        >>> import numpy as np
         >>> plain({"sizes": (1, np.float32(0.5))}, "point 0", is_finite=True)
         {'sizes': [1, 0.5]}
     """
