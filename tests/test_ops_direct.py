@@ -323,9 +323,7 @@ WATCHERS = {
 """What each sees of a call, written down where only the operator shows it."""
 
 
-quietly = pytest.mark.filterwarnings(  # torch's own
-    "ignore:.*LeafSpec:FutureWarning", "ignore:.*torch.jit:DeprecationWarning"
-)
+quietly = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's own
 
 
 @quietly

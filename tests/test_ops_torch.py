@@ -200,7 +200,6 @@ def test_vmap_is_a_loop(make: Callable[[], Case], batched: tuple[int, ...]) -> N
             assert torch.allclose(value, wanted)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
 @both
 def test_forward_mode(make: Callable[[], Case]) -> None:
     case = make()
