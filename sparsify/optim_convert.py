@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .errors import ConfigError
 from .nn import FabricLayer, FabricWeight, norm_parameters, unfolded_twin
+from .nn.check import check_model
 from .optim import PLAIN, Share, name_of, shares_of
 
 __all__ = ["convert_optimizer"]
@@ -107,8 +108,7 @@ def _check(optimizer: object, model: object, sparse: object) -> None:
             f"optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}."
         )
     for name, value in (("model", model), ("sparse", sparse)):
-        if not isinstance(value, nn.Module):
-            raise ConfigError(f"{name} must be a torch.nn.Module; got {type(value).__name__}.")
+        check_model(value, name)
     own, new = (
         {id(p) for p in module.parameters()}  # type: ignore[attr-defined]
         for module in (model, sparse)

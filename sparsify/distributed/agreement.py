@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, VerificationError
 from ..init import is_distributed
 from ..io.recipe import fabrics
-from .check import check_model
+from ..nn.check import check_model
 
 __all__ = ["check_agreement"]
 

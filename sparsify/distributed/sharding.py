@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..init import is_distributed
 from ..nn import FabricLayer
-from .check import check_model
+from ..nn.check import check_model
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
-from ..init import generator, write
+from ..init import check_seed, generator, write
 from ..nn import FabricLayer
-from .check import check_model
+from ..nn.check import check_model
 
 __all__ = ["initialise"]
 
@@ -44,8 +44,7 @@ def initialise(model: nn.Module, seed: int = 0) -> None:
         True
     """
     check_model(model)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise ConfigError(f"seed must be a whole number; got {seed!r}.")
+    check_seed(seed)
     if any(tensor.is_meta for tensor in itertools.chain(model.parameters(), model.buffers())):
         raise ConfigError(
             "The model is on the meta device and has nothing to fill: call "

@@ -19,13 +19,14 @@ from ..errors import ConfigError, nearest
 from ..fabric import Fabric, Stage
 from ..registry import Registry
 from .gain import balance_outputs, dense_gain
-from .seed import generator
+from .seed import check_seed, generator
 from .write import is_distributed, write
 
 __all__ = [
     "INITS",
     "PROJECT",
     "check_init",
+    "check_seed",
     "dense_gain",
     "generator",
     "initialise",

@@ -1,4 +1,4 @@
-"""Random generators that depend on nothing but a seed and a name."""
+"""Seeds, and random generators that depend on nothing but a seed and a name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,22 @@ import hashlib
 
 import torch
 
-__all__ = ["generator"]
+from ..errors import ConfigError
+
+__all__ = ["check_seed", "generator"]
+
+
+def check_seed(seed: object) -> None:
+    """Reject what is no whole number.
+
+    Raises:
+        ConfigError: it is something else.
+
+    Example:
+        >>> check_seed(-1)
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ConfigError(f"seed must be a whole number; got {seed!r}.")
 
 
 def generator(seed: int, name: str) -> torch.Generator:

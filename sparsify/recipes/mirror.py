@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..fabric import Fabric, Stage
-from ..init import generator, initialise, write
+from ..init import check_seed, generator, initialise, write
 from ..nn import FabricLinear
 from .writable import writable
 
@@ -55,8 +55,7 @@ def mirror_(layers: Iterable[Layer], seed: int = 0) -> None:
     Reference:
         Balduzzi et al. 2017, The Shattered Gradients Problem (looks-linear init of dense layers).
     """
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise ConfigError(f"seed must be a whole number; got {seed!r}.")
+    check_seed(seed)
     for place, plan in enumerate(_plans(layers)):
         stages = tuple(part.stage for part in plan.parts)
         half = Fabric(stages[0].in_features, stages[-1].out_features, (stages,))

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from ..errors import ConfigError
 from ..fabric import Weighted
 from ..match import Pattern, check_hits, matches
 from ..nn import FabricLayer, norm_parameters
+from ..nn.check import check_model
 from ..nn.owners import OWNERS
 from .writable import writable
 
@@ -45,8 +45,7 @@ def scale_residual_(model: nn.Module, ends: Pattern) -> None:
     Reference:
         Radford et al. 2019 (GPT-2).
     """
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model must be a torch.nn.Module; got {type(model).__name__}.")
+    check_model(model)
     modules = model.named_modules(remove_duplicate=False)
     layers = [(name, module) for name, module in modules if _is_layer(module)]
     check_hits([ends], layers, "ends")

@@ -187,7 +187,7 @@ def table(found: Sequence[sp.Trial]) -> str:
 def mark(result: dict[str, Any] | None) -> str:
     if result is None:
         return ""
-    return f"{result['loss']:.3f} +- {result['spread'] / 2:.3f} ({result['setting']})"
+    return f"{result['loss']:.3f} ± {result['spread'] / 2:.3f} ({result['setting']})"
 
 
 def figure(found: Sequence[sp.Trial], path: Path) -> None:
