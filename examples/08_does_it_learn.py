@@ -6,8 +6,9 @@ is trained already is not trained again: results lie in FOLDER/NAME.jsonl, one l
 of several machines may simply be joined.
 
 Run it:  python examples/08_does_it_learn.py [NAMES] [--quick] [--out FOLDER] [--jobs 2] [--report]
-         (names: see --help; all of them take many hours on two cores; --quick: small and short, for
-         a look; --report trains nothing and draws what is there)
+         (names: see --help; all of them take many hours on two cores, --quick 25 minutes: small
+         and short, for a look; --report trains nothing and draws what is there; what we trained
+         lies in examples/results)
 Needs:   pip install "sparsify-fabric[dev]"  (scikit-learn, matplotlib, joblib)
 """
 

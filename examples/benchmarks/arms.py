@@ -17,7 +17,10 @@ __all__ = ["ARMS", "NARROW", "build", "groups", "weights"]
 NARROW = "narrow dense"
 """The arm that a benchmark builds itself: a thinner dense model with as many weights."""
 
-FABRICS = ("low_rank", "block_diagonal", "monarch", "clos", "butterfly", "parallel_butterfly")
+FABRICS = (
+    *("low_rank", "block_diagonal", "monarch", "clos", "butterfly", "parallel_butterfly"),
+    "expander",
+)
 """Families that are an arm of their own, everywhere in the model."""
 
 Arm = Callable[..., nn.Module]

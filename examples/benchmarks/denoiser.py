@@ -152,8 +152,8 @@ def points(found: Sequence[sp.Trial], quick: bool = False) -> list[dict[str, Any
 
 
 def cells(quick: bool) -> list[Cell]:
-    """All arms but sums of butterflies, which are slow as convolutions."""
-    arms = [arm for arm in ARMS if arm not in ("dense", "parallel butterfly")]
+    """All arms but sums of butterflies and graphs, which are slow as convolutions."""
+    arms = [arm for arm in ARMS if arm not in ("dense", "parallel butterfly", "expander")]
     small = [(arm, budget) for budget in (BUDGETS[:1] if quick else BUDGETS) for arm in arms]
     steps = QUICK_STEPS if quick else STEPS
     return [

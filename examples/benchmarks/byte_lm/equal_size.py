@@ -9,7 +9,7 @@ from typing import Any
 
 import sparsify as sp
 
-from ..arms import NARROW
+from ..arms import ARMS, NARROW
 from ..protocol import Cell, cell_of, finals, longest, missing, spread
 from .trial import BATCH, LENGTH, OUTER_RATE, run
 
@@ -18,7 +18,7 @@ __all__ = ["chosen", "figure", "points", "run", "table", "trainings"]
 STEPS, QUICK_STEPS = 500, 250
 QUICK_WIDTH = 128
 SEEDS = (0, 1, 2)
-RIVALS = ("automatic", NARROW, "random mask", "low rank")
+RIVALS = ("automatic", "expander", NARROW, "random mask", "low rank")
 FAMILIES = ("monarch", "clos", "block diagonal")
 SIZES: list[tuple[int, float, tuple[str, ...]]] = [  # width, share of the body's weights, arms
     (128, 0.1, (*RIVALS, *FAMILIES)),
@@ -113,10 +113,17 @@ def figure(found: Sequence[sp.Trial], path: Path) -> None:
         steps = [step for step, _ in result["curve"]]
         losses = [loss for _, loss in result["curve"]]
         read = [step * BATCH * LENGTH for step in steps]
-        scales = (1e-6, result["flops"] * 1e-12, result["cpu_s"] / read[-1])
+        whole = trials[0].point["steps"] * BATCH * LENGTH
+        scales = (1e-6, result["flops"] * 1e-12, result["cpu_s"] / whole)
         for panel, scale in zip(panels, scales, strict=True):
-            style = "--" if name.startswith(("dense", NARROW)) else "-"
-            panel.plot([scale * count for count in read], losses, style, label=name)
+            panel.plot(
+                [scale * count for count in read],
+                losses,
+                "--" if name.startswith(("dense", NARROW)) else "-",
+                color=f"C{[*ARMS].index(trials[0].point['arm'])}",
+                alpha=0.5 if trials[0].point["budget"] == SIZES[-1][1] else 1.0,
+                label=name,
+            )
     for width, panels in zip(widths, grid, strict=True):
         for panel, unit in zip(panels, units, strict=True):
             panel.set_xlabel(unit)
