@@ -23,7 +23,7 @@ FAMILIES = ("monarch", "clos", "block diagonal")
 SIZES: list[tuple[int, float, tuple[str, ...]]] = [  # width, share of the body's weights, arms
     (128, 0.1, (*RIVALS, *FAMILIES)),
     (256, 0.1, RIVALS),
-    (256, 0.25, ("automatic", NARROW, "low rank")),
+    (256, 0.25, ("automatic", NARROW)),
 ]
 RATES = {"dense": 0.004, NARROW: 0.008, "random mask": 0.032}
 RATE = 0.003  # of fabrics, where the search begins
