@@ -186,7 +186,7 @@ def test_all_seeds_are_trained_at_the_best_rate_and_then_it_ends(name: str, quic
     assert len(at_best) == seeds * len(cells)
     assert len({tuple(point.items()) for point in at_best}) == len(at_best)
     others = {trial.point["seed"] for trial in found if trial.point["lr"] != 0.016}
-    assert others == {0}
+    assert others == set(range(seeds if name == "denoiser" else 1))  # that search for rates
 
 
 def test_table_of_digits() -> None:

@@ -147,8 +147,16 @@ def photographs() -> tuple[Tensor, ...]:
 
 def points(found: Sequence[sp.Trial], quick: bool = False) -> list[dict[str, Any]]:
     """The trainings that are wanted, given what is known; quick: one seed."""
-    seeds = SEEDS[:1] if quick else SEEDS
-    return all_missing(cells(quick), found, RATES, RATE, seeds)
+    return [
+        point
+        for seed in (SEEDS[:1] if quick else SEEDS)
+        for point in all_missing(cells(quick), of_seed(found, seed), RATES, RATE, (seed,))
+    ]
+
+
+def of_seed(found: Sequence[sp.Trial], seed: int) -> list[sp.Trial]:
+    """Each seed searches for its own rate: the best of one lets dense models of others stumble."""
+    return [trial for trial in found if trial.point["seed"] == seed]
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -185,10 +193,13 @@ def table(found: Sequence[sp.Trial]) -> str:
 
 
 def finished(found: Sequence[sp.Trial]) -> dict[tuple[str, float], list[Any]]:
-    """The trainings at the best rate by arm and budget; dense first, then from best to worst."""
+    """The training of each seed at its best rate, by arm and budget; dense first, then by error."""
     found = longest(found)
     cells = {(trial.point["arm"], trial.point["budget"]): cell_of(trial) for trial in found}
-    ends = {size: finals(cell, found) for size, cell in cells.items()}
+    ends = {
+        size: [end for seed in SEEDS for end in finals(cell, of_seed(found, seed))]
+        for size, cell in cells.items()
+    }
 
     def order(size: tuple[str, float]) -> tuple[float, float]:
         return -size[1], mean(trial.result["test"] for trial in ends[size])

@@ -17,7 +17,7 @@ WIDTH, STEPS = 256, 10_000
 QUICK_WIDTH, QUICK_STEPS = 128, 1000
 ARMS = (("automatic", 0.1), (NARROW, 0.1), ("dense", 1.0))
 RATES = {"automatic": 0.0015, NARROW: 0.004, "dense": 0.002}
-"""Half of the best rates of the main comparison: the longer a training, the lower its best rate.
+"""About half of the short best ones: the longer a training, the lower its best rate.
 
 Bjorck et al. 2024 (2409.19913) find it to fall with about the power -0.3 of the tokens.
 """
