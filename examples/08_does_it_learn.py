@@ -60,6 +60,9 @@ def report(name: str, module: ModuleType, path: Path) -> None:
         print(f"{path} is not there: train {name} first, or give its folder as --out")
         return
     found = [trial for trial in sp.read_trials(path) if trial.result is not None]
+    if not found:
+        print(f"{path} holds no result: train {name} first")
+        return
     text = module.table(found)
     print(f"\n## {name}\n\n{text}\n", flush=True)
     path.with_suffix(".md").write_text(text + "\n")

@@ -58,8 +58,8 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float = 0.01) -> lis
 
     Args:
         model: any model, converted already: parameters that come later are in no group.
-        lr: base learning rate, above 0. Without a sweep: 0.77 / width of a transformer, or one that
-            suits the dense model.
+        lr: base learning rate, above 0. Without a sweep: 0.77 / width for a transformer's blocks,
+            or one that suits the dense model.
         weight_decay: decoupled weight decay of the dense model, 0 or more.
 
     Returns:
