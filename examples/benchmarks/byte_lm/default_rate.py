@@ -74,7 +74,7 @@ def figure(found: Sequence[sp.Trial], path: Path) -> None:
             panel.plot([rule], [losses[rule]], "o", markersize=12, color=line.get_color())
     panel.set(xscale="log", xlabel="base rate", ylabel="bits per byte, validation")
     panel.grid(alpha=0.3)
-    panel.legend()
+    panel.legend(loc="upper left", bbox_to_anchor=(1, 1))
     sheet.tight_layout()
     sheet.savefig(path, dpi=120)
     pyplot.close(sheet)
