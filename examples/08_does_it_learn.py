@@ -65,7 +65,7 @@ def report(name: str, module: ModuleType, path: Path) -> None:
         return
     text = module.table(found)
     print(f"\n## {name}\n\n{text}\n", flush=True)
-    path.with_suffix(".md").write_text(text + "\n")
+    path.with_suffix(".md").write_text(text + "\n", "utf-8")
     module.figure(found, path.with_suffix(".png"))
 
 

@@ -18,7 +18,12 @@ NARROW = "narrow dense"
 """The arm that a benchmark builds itself: a thinner dense model with as many weights."""
 
 FABRICS = (
-    *("low_rank", "block_diagonal", "monarch", "clos", "expander", "butterfly"),
+    "low_rank",
+    "block_diagonal",
+    "monarch",
+    "clos",
+    "expander",
+    "butterfly",
     "parallel_butterfly",
 )
 """Families that are an arm of their own, everywhere in the model."""
